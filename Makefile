@@ -1,0 +1,55 @@
+# make demo    see it work: a throw-away PostgreSQL, a small shop, its events as they commit
+# make test    every test this machine can run
+# make floor   the tests that need no server, in under a minute
+# make lint    ruff, mypy --strict, import contracts
+# make bench   how fast it is, beside what the server itself can do
+# make oldest  the floor, with the oldest versions of everything setup.cfg admits
+#
+# Each makes the virtual environment and installs what it needs, once. Needed: Python 3.10 or newer with its venv module.
+# PYTHON names the interpreter the environment is made from, ARGS is handed on: make test ARGS="-k rules", make demo ARGS="--seconds 30"
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: demo test floor lint bench oldest clean
+
+demo: $(VENV)/demo.installed
+	@$(VENV)/bin/wal_tracker demo $(ARGS)
+
+test: $(VENV)/test.installed
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+floor: $(VENV)/test.installed
+	@$(VENV)/bin/python -m pytest tests/unit tests/property -m "not slow" $(ARGS)
+
+lint: $(VENV)/dev.installed
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+bench: $(VENV)/test.installed
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) \
+		|| { rm -rf $(VENV); echo "$(PYTHON) lacks its venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+# One stamp an extra; a changed setup.cfg installs again.
+$(VENV)/%.installed: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
+	@echo "installing wal_tracker[$*] into $(VENV), once …" >&2
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+oldest:
+	@$(PYTHON) -m venv --clear $(VENV)-oldest
+	@sed -n '/^install_requires/,/^\[/s/^    \(.*\)>=\(.*\)$$/\1==\2/p' setup.cfg > $(VENV)-oldest/constraints.txt
+	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(VENV)-oldest/constraints.txt --editable ".[test]"
+	@$(VENV)-oldest/bin/python -m pytest tests/unit tests/property tests/conformance -m "not slow" $(ARGS)
+
+clean:
+	@rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

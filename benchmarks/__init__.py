@@ -1,0 +1,1 @@
+"""What the pipeline costs and how far behind it runs: see README.md here. Not part of the package."""

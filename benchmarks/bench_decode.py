@@ -1,0 +1,73 @@
+"""Payload bytes to `Change`s: no server, no socket, no rules. Process CPU, best of n."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from benchmarks.measure import Section, cpu_samples
+from benchmarks.workload import Payload
+from wal_tracker.decode.base import OpColumns, Wanted, WantedFor
+from wal_tracker.decode.pgoutput import PgOutput
+from wal_tracker.model import EXACT, Item, Op
+from wal_tracker.pgtypes import TypeCatalog
+
+BURST = 1000
+"""Items are dropped after so many messages, as the pipeline drops a burst once it is evaluated."""
+
+ALL = (
+    "id", "customer", "status", "note", "placed_at", "updated_at", "details", "amount", "paid", "token", "quantity",
+)  # fmt: skip
+
+KEYS: Mapping[str, tuple[str, ...] | None] = {
+    "table nobody wants": None,
+    "3 of 11 columns (int8, text, int4)": ("id", "status", "quantity"),
+    "5 of 11 columns, as emitted": tuple(EXACT + name for name in ("id", "customer", "amount", "status", "updated_at")),
+    "11 columns, as CEL computes": ALL,
+    "11 columns, as emitted (raw)": tuple(EXACT + name for name in ALL),
+}
+
+
+def run(payloads: list[Payload], rows: int, times: int = 5) -> Section:
+    """Decode the same messages for several sets of wanted columns."""
+    megabytes = sum(len(payload) for payload, _ in payloads) / 1e6
+    section = Section(
+        "decode: pgoutput bytes to changes",
+        f"{len(payloads):,} messages, {rows:,} rows, {megabytes:.0f} MB, Begin and Commit too; CPU, best of {times}",
+    )
+    for name, keys in KEYS.items():
+        wanted = None if keys is None else _wanted(keys)
+        samples = cpu_samples(partial(decode, payloads, wanted), times)
+        section.add(
+            name, "rows/s", [rows / sample for sample in samples], best=True,
+            note=f"{min(samples) / rows * 1e6:.2f} µs/row, {megabytes / min(samples):.0f} MB/s",
+        )  # fmt: skip
+    return section
+
+
+def decode(payloads: list[Payload], wanted: Wanted | None) -> None:
+    """Feed all messages to a new decoder."""
+    decoder = PgOutput(lambda _: wanted, TypeCatalog())
+    decoder.reset(0)
+    out: list[Item] = []
+    feed = decoder.feed
+    for start in range(0, len(payloads), BURST):
+        for payload, lsn in payloads[start : start + BURST]:
+            feed(payload, lsn, out)
+        out = []
+
+
+def changes_of(payloads: list[Payload], wanted_for: WantedFor) -> list[Item]:
+    """All items of the messages, kept."""
+    decoder = PgOutput(wanted_for, TypeCatalog())
+    decoder.reset(0)
+    out: list[Item] = []
+    for payload, lsn in payloads:
+        decoder.feed(payload, lsn, out)
+    return out
+
+
+def _wanted(keys: tuple[str, ...]) -> Wanted:
+    columns = OpColumns(new=frozenset(keys), old=frozenset(key for key in keys if key.lstrip(EXACT) == "id"))
+    operations: tuple[Op, ...] = ("insert", "update", "delete")
+    return dict.fromkeys(operations, columns)

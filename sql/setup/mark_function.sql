@@ -1,0 +1,3 @@
+-- Note on a function that it is ours, and which edition of it.
+-- Run by: the schema's owner. Locks: none. Safe to repeat.
+comment on function {function}(jsonb) is {mark}

@@ -1,0 +1,1 @@
+"""The commands: read, call, print. Every decision is made below."""

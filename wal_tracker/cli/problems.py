@@ -1,0 +1,50 @@
+"""What is wrong with a configuration: finding it, telling it, and stopping at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from wal_tracker.config.model import Config
+from wal_tracker.destinations import registry
+from wal_tracker.errors import ConfigError, PluginError
+from wal_tracker.pgtypes import TypeCatalog
+from wal_tracker.rules.check import Problem, TableDescription, check
+
+
+def find(config: Config, types: TypeCatalog, tables: Iterable[TableDescription] | None) -> list[Problem]:
+    """Everything wrong with a configuration that loads: its rules, and its destinations' options."""
+    found = check(config, types, tables)
+    for destination in (*config.destinations, *config.raw_destinations):
+        try:
+            registry.build(destination.name, destination.kind, destination.options, destination.path)
+        except ConfigError as error:
+            found.append(Problem.of(error))
+        except PluginError as error:
+            found.append(Problem("error", str(error), destination.path))
+    return found
+
+
+def refuse(found: Iterable[Problem]) -> None:
+    """
+    Tell the warnings; stop at errors.
+
+    Raises:
+        ConfigError: All of the errors, one below the other.
+    """
+    errors = []
+    for problem in found:
+        if problem.severity == "error":
+            errors.append(str(problem))
+        elif problem.severity == "warning":
+            click.echo(f"warning: {problem}", err=True)
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def echo(found: Iterable[Problem]) -> None:
+    """Problems as a person reads them, on stdout."""
+    colours = {"error": "red", "finding": "magenta", "warning": "yellow"}
+    for problem in found:
+        click.echo(click.style(problem.severity, fg=colours[problem.severity], bold=True) + f": {problem}")

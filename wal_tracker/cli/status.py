@@ -1,0 +1,165 @@
+"""`wal_tracker status`: how far everything is, and whether anything is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wal_tracker.cli import table
+from wal_tracker.config.load import load
+from wal_tracker.config.model import Config
+from wal_tracker.errors import SourceError
+from wal_tracker.lsn import LSN
+from wal_tracker.source.connection import Session
+from wal_tracker.source.slot import SlotStatus, read_status
+from wal_tracker.state import open_state
+from wal_tracker.state.base import Gap, StateStore
+
+EXAMPLES = """
+\b
+Examples:
+  wal_tracker status             for a person
+  wal_tracker status --json      for a machine: positions, slot, lag_bytes, dead letters, gaps
+
+Leaves with 0 when all is well and with 1 when something needs a person. It also works, and says
+so, when the server is down: positions and dead letters are ours.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything there is to say."""
+
+    slot_name: str
+    slot: SlotStatus | None
+    server_error: str | None
+    running: bool
+    positions: dict[str, LSN]
+    dead_letters: int
+    to_replay: int
+    gaps: list[Gap]
+
+    @property
+    def problems(self) -> list[str]:
+        """What needs a person; empty: healthy."""
+        if self.server_error is not None:
+            return [f"the server cannot be asked: {self.server_error}"]
+        if self.slot is None:
+            return [f"replication slot {self.slot_name!r} does not exist; `wal_tracker apply` makes it"]
+        if self.slot.loss_reason is not None:
+            return [f"SLOT_LOST: replication slot {self.slot_name!r} can no longer be read ({self.slot.loss_reason})"]
+        if self.slot.wal_status == "unreserved":
+            return [f"replication slot {self.slot_name!r} will be lost at the server's next checkpoint: start `run` now"]
+        return []
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of, and no alarm should ring for."""
+        said = []
+        if not self.running and (self.slot is None or self.slot.active_pid is None):
+            said.append("nobody reads the slot now; WAL is kept until `wal_tracker run` goes on")
+        if self.dead_letters:
+            said.append(f"{self.dead_letters} dead letters wait for you: wal_tracker dlq list")
+        if self.gaps:
+            said.append(f"{len(self.gaps)} gaps are on record: changes in them were not delivered")
+        return said
+
+    def behind(self, lsn: LSN) -> int | None:
+        """Bytes of WAL after `lsn`; None where the server does not say how far it is."""
+        return None if self.slot is None else max(0, self.slot.current_lsn - lsn)
+
+
+@click.command("status", epilog=EXAMPLES)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def status_command(ctx: click.Context, as_json: bool) -> None:
+    """Show how far everything is, and whether anything is wrong."""
+    path: Path | None = ctx.obj
+    config = load(path, os.environ)
+    with closing(open_state(config.state)) as state:
+        status = read(config, state)
+    if as_json:
+        click.echo(json.dumps(document(status)))
+    else:
+        show(status)
+    ctx.exit(1 if status.problems else 0)
+
+
+def read(config: Config, state: StateStore) -> Status:
+    """Ask the state store, and the server as far as it answers."""
+    slot, error = None, None
+    try:
+        with Session(config.source.dsn) as session:
+            slot = read_status(session, config.source.slot)
+    except SourceError as refused:
+        error = str(refused)
+    return Status(
+        slot_name=config.source.slot,
+        slot=slot,
+        server_error=error,
+        running=state.is_held(),
+        positions={name: cursor.lsn for name, cursor in state.cursors().items()},
+        dead_letters=state.count_dead_letters("dead"),
+        to_replay=state.count_dead_letters("replay"),
+        gaps=list(state.gaps()),
+    )
+
+
+def document(status: Status) -> dict[str, Any]:
+    """The status as JSON; positions in PostgreSQL's text form, sizes in bytes, null for unknown."""
+    slot = None
+    if status.slot is not None:
+        slot = {key: _plain(value) for key, value in asdict(status.slot).items()}
+        slot["lag_bytes"] = status.slot.lag_bytes
+        slot["retained_bytes"] = status.slot.retained_bytes
+    return {
+        "healthy": not status.problems,
+        "problems": status.problems,
+        "notes": status.notes,
+        "running": status.running,
+        "server": {"reachable": status.server_error is None, "error": status.server_error},
+        "slot": slot,
+        "destinations": [
+            {"name": name, "lsn": str(lsn), "behind_bytes": status.behind(lsn)}
+            for name, lsn in status.positions.items()
+        ],
+        "dead_letters": {"dead": status.dead_letters, "replay": status.to_replay},
+        "gaps": [{key: _plain(value) for key, value in asdict(gap).items()} for gap in status.gaps],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, LSN) else value
+
+
+def show(status: Status) -> None:
+    """The status as a person reads it."""
+    click.echo(click.style("healthy", fg="green") if not status.problems else click.style("not healthy", fg="red"))
+    for problem in status.problems:
+        click.echo(f"  {problem}")
+    for note in status.notes:
+        click.echo(f"  note: {note}")
+    if status.slot is not None:
+        click.echo(f"\nslot {status.slot_name}")
+        click.echo(f"  confirmed   {status.slot.confirmed_flush_lsn}, {table.size(status.slot.lag_bytes)} behind")
+        click.echo(f"  WAL kept    {table.size(status.slot.retained_bytes)} (wal_status {status.slot.wal_status})")
+        click.echo(f"  may grow by {table.size(status.slot.safe_wal_size_bytes)} before the slot is lost (- is no limit)")
+        click.echo(f"  read by     {status.slot.active_pid or 'nobody'}")
+    if status.positions:
+        click.echo()
+        table.echo(
+            ("DESTINATION", "DURABLE UP TO", "BEHIND"),
+            [(name, str(lsn), table.size(status.behind(lsn))) for name, lsn in status.positions.items()],
+        )
+    if status.gaps:
+        click.echo()
+        table.echo(
+            ("GAP FROM", "TO", "REASON", "DETAIL"),
+            [(gap.from_lsn, gap.to_lsn, gap.reason, gap.detail) for gap in status.gaps],
+        )

@@ -1,0 +1,1 @@
+"""The stream's bytes to model items: no connection, no clock."""

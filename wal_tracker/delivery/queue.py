@@ -1,0 +1,204 @@
+"""
+What one destination still has to get, and the positions that become true as it gets it.
+
+Chunks come in as the pipeline made them and stay here until durable; batches are cut from the
+front. A *boundary* is a place between two events where a transaction ends: the only places a stored
+position may name, because after a restart the server sends whole transactions.
+
+Thread: one thread adds, one takes; the lock belongs to whoever owns the queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import orjson
+
+from wal_tracker.errors import CheckpointRegression
+from wal_tracker.lsn import LSN
+from wal_tracker.model import Deliverable
+
+
+@dataclass(slots=True)
+class _Chunk:
+    events: list[Deliverable]
+    end_lsn: LSN | None
+    wire_bytes: int
+    arrived: float
+    done: int = 0
+    """How many of `events` are durable already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events cut from the front of a queue: either some to be sent, or one that cannot be written as JSON."""
+
+    events: Sequence[Deliverable]
+    unwritable: Deliverable | None = None
+    reason: str = ""
+    """Why `unwritable` is not JSON."""
+
+    @property
+    def taken(self) -> int:
+        """How many events of the queue it accounts for."""
+        return len(self.events) if self.unwritable is None else 1
+
+
+class Queue:
+    """Chunks in, batches out, in order; nothing is forgotten before `finish` says it is durable."""
+
+    def __init__(self, position: LSN, *, max_events: int, max_bytes: int) -> None:
+        """
+        Args:
+            position: Up to where everything is durable already.
+            max_events: Of one batch.
+            max_bytes: Of one batch's events as JSON; a single event that is larger goes alone.
+        """
+        self.position = position
+        """Everything up to here is durable; a boundary."""
+        self.wire_bytes = 0
+        """Bytes on the wire of everything that is here."""
+        self.events = 0
+        """How many events are here."""
+        self._max_events, self._max_bytes = max_events, max_bytes
+        self._chunks: deque[_Chunk] = deque()
+        self._told = position
+        self._open_commit_lsn: LSN | None = None
+
+    def add(self, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int, now: float) -> None:
+        """
+        Append events; the list is ours from now on.
+
+        Args:
+            events: At least one.
+            end_lsn: End of the transaction these complete exactly; None: their transaction goes on.
+            wire_bytes: What they took on the wire.
+            now: Monotonic seconds.
+
+        Raises:
+            CheckpointRegression: `end_lsn` lies before one already told.
+        """
+        if end_lsn is None:
+            self._open_commit_lsn = _commit_lsn(events[-1])
+        else:
+            if end_lsn < self._told:
+                raise CheckpointRegression(f"a transaction that ends at {end_lsn} came after {self._told}")
+            self._told, self._open_commit_lsn = end_lsn, None
+        self._chunks.append(_Chunk(events, end_lsn, wire_bytes, now))
+        self.events += len(events)
+        self.wire_bytes += wire_bytes
+
+    def reach(self, lsn: LSN) -> None:
+        """
+        Everything up to `lsn` has been added, and there was no more for us: the end of what is here is a boundary.
+
+        An `lsn` before the end of the transaction whose first events are here already says nothing and is passed over:
+        that transaction is still to come to its end (after a reconnect, in whole).
+        """
+        if lsn <= self._told or (self._open_commit_lsn is not None and lsn <= self._open_commit_lsn):
+            return
+        self._told, self._open_commit_lsn = lsn, None
+        if self._chunks:
+            self._chunks[-1].end_lsn = lsn
+        else:
+            self.position = lsn
+
+    @property
+    def oldest(self) -> float:
+        """When the chunk at the front arrived; only while there is one."""
+        return self._chunks[0].arrived
+
+    def front(self) -> list[_Chunk]:
+        """The chunks a batch could be cut from; for `cut`, which needs no lock then."""
+        # Every chunk holds an event that is not done, so max_events chunks fill any batch.
+        return list(islice(self._chunks, self._max_events))
+
+    def cut(self, chunks: list[_Chunk]) -> Batch:
+        """
+        The next batch: whole chunks where they fit, so that it ends on a boundary whenever there is one in reach.
+
+        Args:
+            chunks: What `front` gave.
+        """
+        events: list[Deliverable] = []
+        size = boundary = 0
+        for chunk in chunks:
+            room = self._max_events - len(events)
+            whole = len(chunk.events) - chunk.done <= room
+            part = chunk.events if whole and not chunk.done else chunk.events[chunk.done : chunk.done + room]
+            try:
+                sizes = [len(event.to_json()) for event in part]
+            except orjson.JSONEncodeError:
+                writable, reason = _writable(part)
+                if not writable and not events:
+                    return Batch((), part[0], reason)
+                part, whole = part[:writable], False
+                sizes = [len(event.to_json()) for event in part]
+            total = sum(sizes)
+            if size + total > self._max_bytes:
+                part, whole = part[: _fitting(sizes, self._max_bytes - size)], False
+                if not part and not events:
+                    part = chunk.events[chunk.done : chunk.done + 1]
+                    whole = len(chunk.events) - chunk.done == 1
+            size += total
+            events = part if not events else events + part
+            if not whole:
+                break
+            if chunk.end_lsn is not None:
+                boundary = len(events)
+            if len(events) >= self._max_events or size >= self._max_bytes:
+                break
+        # Cut back to a boundary where there is one: a position that never falls on a batch's end never moves.
+        if 0 < boundary < len(events):
+            events = events[:boundary]
+        return Batch(events)
+
+    def finish(self, batch: Batch) -> bool:
+        """
+        The batch just cut is durable: forget it, and move `position` if it ended on a boundary.
+
+        Returns:
+            Whether it did.
+        """
+        count = batch.taken
+        self.events -= count
+        chunk = self._chunks[0]
+        while count:
+            chunk = self._chunks[0]
+            left = len(chunk.events) - chunk.done
+            if count < left:
+                chunk.done += count
+                return False
+            count -= left
+            self._chunks.popleft()
+            self.wire_bytes -= chunk.wire_bytes
+        if chunk.end_lsn is None:
+            return False
+        self.position = chunk.end_lsn
+        return True
+
+
+def _fitting(sizes: list[int], room: int) -> int:
+    """How many of the first fit."""
+    for index, size in enumerate(sizes):
+        room -= size
+        if room < 0:
+            return index
+    return len(sizes)
+
+
+def _writable(events: Sequence[Deliverable]) -> tuple[int, str]:
+    """How many of the first can be written as JSON, and what is wrong with the next."""
+    for index, event in enumerate(events):
+        try:
+            event.to_json()
+        except orjson.JSONEncodeError as error:
+            return index, str(error)
+    return len(events), ""
+
+
+def _commit_lsn(event: Deliverable) -> LSN:
+    return LSN.parse(event.source["commit_lsn"])

@@ -1,0 +1,306 @@
+"""
+The nouns every room shares: relation, row, change, transaction, event.
+
+Rows are plain ``dict``s from column name to value, holding only the columns somebody asked for, so
+that generated code reads them at the speed of a dict. A row with something *unknown* in it is a
+`PartialRow`: the unknown columns are absent from the dict (reading one is a ``KeyError``, never a
+silent NULL) and named in its attributes.
+
+`Change`, `Transaction` and `Event` have slots and no validation: a hundred thousand are made a
+second. They are not changed once handed on, except that a `Transaction` learns its ``end_lsn``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+import orjson
+
+from wal_tracker.lsn import LSN
+
+Value = Any
+"""A decoded column: None, bool, int, float, str, bytes, aware datetime, list, dict, or orjson.Fragment."""
+
+Row = dict[str, Value]
+
+Op = Literal["insert", "update", "delete", "truncate", "message"]
+
+ROW_OPS: tuple[Op, ...] = ("insert", "update", "delete", "truncate")
+
+EXACT = "\0"
+"""
+Prefix of a row key that holds a column in the form it is *emitted* in (JSON-ready, digits as in
+the source) rather than the form CEL computes with. NUL cannot stand in a PostgreSQL identifier,
+so no column name collides.
+"""
+
+
+class ReplicaIdentity(enum.Enum):
+    """`pg_class.relreplident`: which old columns an UPDATE or DELETE carries."""
+
+    DEFAULT = "d"
+    """The primary key."""
+    NOTHING = "n"
+    """No old row."""
+    FULL = "f"
+    """All columns."""
+    INDEX = "i"
+    """The columns of the index named by REPLICA IDENTITY USING INDEX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the Relation message describes it."""
+
+    name: str
+    type_oid: int
+    type_modifier: int = -1
+    is_key: bool = False
+    """Part of the replica identity."""
+
+
+@dataclass(slots=True, eq=False)
+class Relation:
+    """A table as described on the wire at one moment; a new one comes after every schema change."""
+
+    relation_id: int
+    schema: str
+    table: str
+    replica_identity: ReplicaIdentity
+    columns: tuple[Column, ...]
+    plan: Any = None
+    """
+    What the reader of its changes computed once for it, so that a change finds it without a look-up; set
+    when the decoder asks what is wanted of the relation, never changed afterwards.
+    """
+
+    @property
+    def name(self) -> str:
+        """``schema.table``, for people and for event ids."""
+        return f"{self.schema}.{self.table}"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Names of the replica identity's columns, in table order."""
+        return tuple(column.name for column in self.columns if column.is_key)
+
+
+class PartialRow(dict[str, Any]):
+    """A row in which some columns are unknown. The unknown ones are absent from the dict."""
+
+    __slots__ = ("unchanged", "unsent")
+
+    def __init__(
+        self, known: Mapping[str, Value], unchanged: frozenset[str] = frozenset(), unsent: frozenset[str] = frozenset()
+    ) -> None:
+        """
+        Args:
+            known: The columns the server sent.
+            unchanged: Columns not resent because they are TOASTed and did not change.
+            unsent: Columns the replica identity leaves out of an old row.
+        """
+        super().__init__(known)
+        self.unchanged = unchanged
+        self.unsent = unsent
+
+
+class Transaction:
+    """A committed transaction, told before its changes; `end_lsn` is known only at its end."""
+
+    __slots__ = ("xid", "commit_lsn", "commit_time_us", "commit_time", "end_lsn", "context", "counts", "_lsn_text")
+
+    def __init__(self, xid: int, commit_lsn: LSN, commit_time_us: int, commit_time: str) -> None:
+        """
+        Args:
+            xid: The 64-bit transaction id (xid8: epoch included).
+            commit_lsn: Where the commit record begins (Begin's ``final_lsn``); 0 where the protocol tells it late.
+            commit_time_us: Microseconds since the Unix epoch, by the server's clock.
+            commit_time: The same as RFC 3339 in UTC with six digits and ``Z``.
+        """
+        self.xid = xid
+        self.commit_lsn = commit_lsn
+        self.commit_time_us = commit_time_us
+        self.commit_time = commit_time
+        self.end_lsn = LSN(0)
+        self.context: dict[str, Value] = {}
+        """Replaced, never mutated, by a `wal_tracker.context` message; changes keep the one they saw."""
+        self.counts: dict[object, int] = {}
+        """How many changes each relation (by id) or message prefix has had so far in this transaction."""
+        self._lsn_text = ""
+
+    @property
+    def commit_lsn_text(self) -> str:
+        """`commit_lsn` as PostgreSQL writes it; computed once."""
+        if not self._lsn_text:
+            self._lsn_text = str(LSN(self.commit_lsn))
+        return self._lsn_text
+
+
+class Change:
+    """One row's insert, update or delete, or one table's truncate."""
+
+    __slots__ = ("transaction", "relation", "op", "old", "new", "ordinal", "context")
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        relation: Relation,
+        op: Op,
+        old: Row | None,
+        new: Row | None,
+        ordinal: int,
+        context: dict[str, Value],
+    ) -> None:
+        """
+        Args:
+            transaction: The transaction it belongs to.
+            relation: The table, as it was when the row was written.
+            op: insert, update, delete or truncate.
+            old: The row before, as far as the replica identity tells it; None for insert and truncate.
+            new: The row after; None for delete and truncate.
+            ordinal: Zero-based place among this *table's* changes in the transaction.
+            context: The transaction's context as it stood at this change.
+        """
+        self.transaction = transaction
+        self.relation = relation
+        self.op = op
+        self.old = old
+        self.new = new
+        self.ordinal = ordinal
+        self.context = context
+
+
+class Message:
+    """A logical message (`pg_logical_emit_message`)."""
+
+    __slots__ = ("transaction", "prefix", "content", "lsn", "transactional", "ordinal", "context")
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        prefix: str,
+        content: bytes,
+        lsn: LSN,
+        transactional: bool,
+        ordinal: int,
+        context: dict[str, Value],
+    ) -> None:
+        """
+        Args:
+            transaction: The transaction it was emitted in. A non-transactional message gets one of its own, with
+                ``xid`` 0, ``commit_time`` "" and ``end_lsn`` just after the message.
+            prefix: What the application named it.
+            content: Its bytes.
+            lsn: Where it stands in the WAL.
+            transactional: Whether it was committed with a transaction.
+            ordinal: Zero-based place among the messages of this prefix in the transaction.
+            context: The transaction's context as it stood here.
+        """
+        self.transaction = transaction
+        self.prefix = prefix
+        self.content = content
+        self.lsn = lsn
+        self.transactional = transactional
+        self.ordinal = ordinal
+        self.context = context
+
+
+class Commit:
+    """The end of a transaction: everything of it has been read, and ``transaction.end_lsn`` is set."""
+
+    __slots__ = ("transaction",)
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.transaction = transaction
+
+
+Item = Union[Change, Message, Commit]
+"""What a source yields, in commit order: the changes and messages of a transaction, then its commit."""
+
+
+class Event:
+    """What a rule makes of a change, ready for any destination. Same commit, same id and bytes on every replay."""
+
+    __slots__ = ("id", "name", "distinct_id", "timestamp", "properties", "source", "_json")
+
+    def __init__(
+        self,
+        id: str,
+        name: str,
+        distinct_id: str | None,
+        timestamp: str,
+        properties: dict[str, Value],
+        source: dict[str, Value],
+    ) -> None:
+        """
+        Args:
+            id: UUIDv5, see `wal_tracker.identity`.
+            name: The event's name.
+            distinct_id: Whom it is about, or None.
+            timestamp: RFC 3339, UTC, ``Z``.
+            properties: JSON-ready values (`orjson.Fragment` where exact digits are kept).
+            source: Where it comes from, in the shape of design.md §3.
+        """
+        self.id = id
+        self.name = name
+        self.distinct_id = distinct_id
+        self.timestamp = timestamp
+        self.properties = properties
+        self.source = source
+        self._json: bytes | None = None
+
+    def to_json(self) -> bytes:
+        """
+        One JSON object without a line end; computed once.
+
+        ``distinct_id`` is left out where there is none.
+        """
+        if self._json is None:
+            document: dict[str, Value] = {"id": self.id, "event": self.name}
+            if self.distinct_id is not None:
+                document["distinct_id"] = self.distinct_id
+            document["timestamp"] = self.timestamp
+            document["properties"] = self.properties
+            document["source"] = self.source
+            self._json = orjson.dumps(document)
+        return self._json
+
+
+class RawChange:
+    """A change as it is, for `raw_db_event_destinations`; looks like an `Event` to a destination."""
+
+    __slots__ = ("id", "name", "distinct_id", "timestamp", "document", "source", "_json")
+
+    def __init__(self, id: str, name: str, timestamp: str, document: dict[str, Value], source: dict[str, Value]) -> None:
+        """
+        Args:
+            id: UUIDv5 over the change itself.
+            name: ``schema.table.op``.
+            timestamp: RFC 3339, UTC, ``Z``: the commit's.
+            document: The change in the shape of design.md §3.
+            source: As an event's.
+        """
+        self.id = id
+        self.name = name
+        self.distinct_id: str | None = None
+        self.timestamp = timestamp
+        self.document = document
+        self.source = source
+        self._json: bytes | None = None
+
+    @property
+    def properties(self) -> dict[str, Value]:
+        """The change itself."""
+        return self.document
+
+    def to_json(self) -> bytes:
+        """One JSON object without a line end; computed once."""
+        if self._json is None:
+            self._json = orjson.dumps(self.document)
+        return self._json
+
+
+Deliverable = Union[Event, RawChange]

@@ -1,0 +1,520 @@
+"""
+The loop: read, evaluate, hand on, and confirm what is durable everywhere.
+
+One thread reads and evaluates; each destination has a thread of its own (`wal_tracker.delivery`).
+Nothing here waits for a destination while it holds a socket unread for long: a pipeline that stays
+full *closes* the replication connection and comes back (postgres.md §0.2).
+
+Positions. `_handed` is the end of the last transaction all of whose events are with the deliveries;
+each delivery knows how far it is durable; the lowest of them is stored and then, and only then,
+confirmed to the server. After a reconnect the server sends again what was not confirmed: whole
+transactions below `_handed` are passed over, and of the one that was cut the items already handled
+are counted off, so an in-process reconnect repeats nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import orjson
+
+from wal_tracker.checkpoint import Checkpoint
+from wal_tracker.config.model import DeliveryConfig, DestinationConfig
+from wal_tracker.decode.changes import change_document
+from wal_tracker.delivery import Delivery
+from wal_tracker.destinations.base import Mark
+from wal_tracker.errors import RuleEvaluationError, SlotLost, WalTrackerError
+from wal_tracker.failpoints import hit
+from wal_tracker.lsn import LSN
+from wal_tracker.model import Change, Commit, Deliverable, Event, Item, Message, Transaction
+from wal_tracker.rules.compile import CompiledRule
+from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
+from wal_tracker.state.base import Cursor, DeadLetter, Gap, StateStore
+
+logger = logging.getLogger("wal_tracker.pipeline")
+
+# Once this much of a transaction that is still being read waits for a destination, it goes out without
+# waiting for the commit (protocol 1 sends committed transactions only): memory stays bounded whatever its size.
+MAX_OPEN_EVENTS = 1000
+MAX_OPEN_BYTES = 1_000_000
+
+# An idle slot is moved along the server's WAL this often; each move is one durable write of ours.
+IDLE_CONFIRM_INTERVAL_S = 1.0
+
+RECONNECT_BASE_S = 0.2
+RECONNECT_CAP_S = 15.0
+
+
+class Source(Protocol):
+    """Where transactions come from: a slot, the outbox, or Kafka. The pipeline never learns which. One thread."""
+
+    last_read_bytes: int
+    """Bytes the last `read` took from the wire."""
+
+    @property
+    def caught_up_lsn(self) -> LSN:
+        """Up to where there is nothing more for us, or 0 while a transaction is open."""
+        ...
+
+    def connect(self, start: LSN) -> None:
+        """Open the stream after `start`; SourceError says what is wrong."""
+        ...
+
+    def read(self, timeout_s: float) -> list[Item]:
+        """The next burst of items, in commit order; empty when nothing came in time."""
+        ...
+
+    def confirm(self, lsn: LSN) -> None:
+        """Tell the server that everything below `lsn` may be forgotten."""
+        ...
+
+    def ask_for_keepalive(self) -> None:
+        """Ask the server how far it is; the answer moves `caught_up_lsn`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection; calling it twice is harmless."""
+        ...
+
+
+@dataclass(slots=True)
+class Stats:
+    """What went through since the start."""
+
+    transactions: int = 0
+    changes: int = 0
+    events: int = 0
+    rule_errors: int = 0
+    reconnects: int = 0
+    stalls: int = 0
+    skipped_transactions: int = 0
+    confirmed_lsn: LSN = LSN(0)
+    received_lsn: LSN = LSN(0)
+
+
+@dataclass(slots=True)
+class Channel:
+    """One destination as the loop sees it: a list to append to, and who takes it away."""
+
+    config: DestinationConfig
+    delivery: Delivery
+    start: LSN
+    """Transactions that end here or earlier were durable there before this process began."""
+    raw: bool = False
+    pending: list[Deliverable] = field(default_factory=list)
+    boundary: int = 0
+    """How many of `pending` belong to transactions read to their end."""
+
+
+class Pipeline:
+    """The main job. `run` returns when asked to stop, or when everything up to `until` is durable everywhere."""
+
+    def __init__(
+        self,
+        source: Source,
+        rules: RuleSet,
+        channels: Sequence[Channel],
+        state: StateStore,
+        settings: DeliveryConfig,
+        *,
+        position: LSN,
+        until: LSN | None = None,
+        on_progress: Callable[[Stats], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            source: Where items come from.
+            rules: What is made of them.
+            channels: The destinations, not yet started.
+            state: Where positions and dead letters are kept; already ours (`StateStore.exclusive`).
+            settings: Bounds and intervals.
+            position: Up to where everything is durable at every destination.
+            until: Stop once everything up to here is durable; None: run until stopped.
+            on_progress: Called after every checkpoint, on the loop's thread.
+        """
+        self._source = source
+        self._rules = rules
+        self._channels = list(channels)
+        self._state = state
+        self._settings = settings
+        self._until = until
+        self._on_progress = on_progress
+        self.stats = Stats(confirmed_lsn=position, received_lsn=position)
+        self._checkpoint = Checkpoint({channel.config.name: channel.start for channel in channels})
+        self._handed = position
+        self._partial_at = LSN(0)
+        self._partial_items = 0
+        self._skip_items = 0
+        self._transaction: Transaction | None = None
+        self._passing_over = False
+        self._catch_up = max((channel.start for channel in channels), default=position)
+        self._failures: list[DeadLetter] = []
+        self._saved: dict[str, tuple[LSN, Mark | None]] = {}
+        self._last_checkpoint = 0.0
+        self._last_idle = 0.0
+        self._connected = False
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the loop to drain and return. Safe from a signal handler and from any thread."""
+        self._stop.set()
+
+    # The loop ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """
+        Read until stopped.
+
+        Raises:
+            WalTrackerError: Something only a person can mend; what is durable by then has been stored.
+        """
+        cursors = self._state.cursors()
+        for channel in self._channels:
+            cursor = cursors.get(channel.config.name)
+            channel.delivery.start(channel.start, cursor.mark if cursor else None)
+        clean = False
+        try:
+            failures = 0
+            while not self._finished():
+                try:
+                    self._source.connect(self._checkpoint.low_water)
+                    self._connected = True
+                    self._begin_stream()
+                    failures = 0
+                    self._stream()
+                except WalTrackerError as error:
+                    self._disconnect()
+                    if isinstance(error, SlotLost):
+                        self._record_lost(error)
+                    if not error.retryable:
+                        raise
+                    failures += 1
+                    self.stats.reconnects += 1
+                    delay = random.uniform(0.5, 1.0) * min(RECONNECT_CAP_S, RECONNECT_BASE_S * 2 ** min(failures, 10))
+                    logger.warning(
+                        "lost the stream", extra={"reason": str(error), "retry_in_s": round(delay, 1), "failures": failures}
+                    )
+                    self._wait(delay)
+            clean = True
+        finally:
+            self._leave(drain=clean)
+
+    def _stream(self) -> None:
+        """Read one connection until there is a reason to leave it: stop, done, or full for too long."""
+        interval = self._settings.checkpoint_interval_s
+        while not self._finished():
+            if self._is_full() and not self._wait_for_room():
+                self.stats.stalls += 1
+                logger.warning("destinations are behind; closing the replication connection until they catch up")
+                self._disconnect()
+                while self._is_full(half=True) and not self._finished():
+                    self._wait(interval)
+                return
+            items = self._source.read(interval)
+            if items:
+                hit("after_decode")
+                self._process(items)
+                self._hand_on(self._source.last_read_bytes / len(items))
+            else:
+                self._idle()
+            self._tick()
+
+    def _begin_stream(self) -> None:
+        """A new connection begins between transactions; what of the cut one was handled is counted off when it returns."""
+        if self._transaction is not None and not self._passing_over:
+            self._partial_at = LSN(self._transaction.commit_lsn)
+        self._transaction = None
+        self._passing_over = False
+        self._skip_items = 0
+
+    def _process(self, items: list[Item]) -> None:
+        """Evaluate a burst; events end up in the channels' pending lists, failures in `_failures`."""
+        stats = self.stats
+        transaction = self._transaction
+        for item in items:
+            if item.transaction is not transaction:
+                transaction = self._transaction = item.transaction
+                self._begin(transaction)
+            if type(item) is Commit:
+                self._commit(item.transaction)
+                transaction = self._transaction = None
+                continue
+            if self._passing_over:
+                continue
+            if self._skip_items:
+                self._skip_items -= 1
+                continue
+            self._partial_items += 1
+            stats.changes += 1
+            if isinstance(item, Change):
+                plan: RelationPlan = item.relation.plan
+                if item.op == "truncate":
+                    self._truncated(item)
+                for rule in plan.rules[item.op]:
+                    try:
+                        event = rule.make(item)
+                    except RuleEvaluationError as error:
+                        self._fail(item, rule, error)
+                        continue
+                    if event is not None:
+                        stats.events += 1
+                        for channel in rule.targets.get(event.name) or self._route(rule, event.name):
+                            if transaction.commit_lsn >= channel.start:
+                                channel.pending.append(event)
+                if plan.raw:
+                    self._send_raw(item)
+            else:
+                self._message(item)
+
+    def _begin(self, transaction: Transaction) -> None:
+        commit_lsn = transaction.commit_lsn
+        # Every position is the end of a transaction or of WAL without any, so "begins its commit record below"
+        # and "ends at or below" are the same question.
+        self._passing_over = commit_lsn < self._handed
+        if self._passing_over:
+            self.stats.skipped_transactions += 1
+            return
+        if commit_lsn == self._partial_at and self._partial_items:
+            self._skip_items, self._partial_at = self._partial_items, LSN(0)
+        else:
+            self._skip_items = self._partial_items = 0
+        hit("mid_transaction")
+
+    def _commit(self, transaction: Transaction) -> None:
+        self._partial_items = 0
+        if self._passing_over:
+            self._passing_over = False
+            return
+        self.stats.transactions += 1
+        self._handed = transaction.end_lsn
+        for channel in self._channels:
+            channel.boundary = len(channel.pending)
+
+    def _truncated(self, change: Change) -> None:
+        """Rows went without a change for each: on record, whatever the rules make of it."""
+        lsn = LSN(change.transaction.commit_lsn)
+        table = change.relation.name
+        self._state.record_gap(Gap(lsn, lsn, "truncate", f"{table} was emptied; its rows have no delete of their own"))
+
+    def _message(self, message: Message) -> None:
+        if message.prefix == HEARTBEAT_PREFIX:
+            return
+        if message.prefix == EVENT_PREFIX:
+            try:
+                event = self._rules.emitted(message)
+            except RuleEvaluationError as error:
+                self._fail(message, None, error)
+                return
+            self._send(event, self._all_matching(event.name), message.transaction)
+        for rule in self._rules.message_rules(message):
+            try:
+                made = rule.make(message)
+            except RuleEvaluationError as error:
+                self._fail(message, rule, error)
+                continue
+            if made is not None:
+                self._send(made, rule.targets.get(made.name) or self._route(rule, made.name), message.transaction)
+
+    def _send(self, event: Event, channels: Sequence[Channel], transaction: Transaction) -> None:
+        self.stats.events += 1
+        for channel in channels:
+            if transaction.commit_lsn >= channel.start:
+                channel.pending.append(event)
+
+    def _send_raw(self, change: Change) -> None:
+        record = None
+        for channel in self._channels:
+            if not channel.raw or change.transaction.commit_lsn < channel.start:
+                continue
+            names = (change.relation.table, change.relation.name)
+            if any(fnmatchcase(name, pattern) for pattern in channel.config.filter for name in names):
+                record = record or self._rules.raw_change(change)
+                channel.pending.append(record)
+
+    def _all_matching(self, event_name: str) -> tuple[Channel, ...]:
+        return tuple(
+            channel
+            for channel in self._channels
+            if not channel.raw and any(fnmatchcase(event_name, pattern) for pattern in channel.config.filter)
+        )
+
+    def _route(self, rule: CompiledRule, event_name: str) -> tuple[Channel, ...]:
+        """Which channels an event of this rule goes to; worked out once per rule and name."""
+        named = rule.rule.destinations
+        channels = tuple(
+            channel for channel in self._all_matching(event_name) if named is None or channel.config.name in named
+        )
+        rule.targets[event_name] = channels
+        return channels
+
+    def _fail(self, item: Change | Message, rule: CompiledRule | None, error: RuleEvaluationError) -> None:
+        self.stats.rule_errors += 1
+        transaction = item.transaction
+        if isinstance(item, Change):
+            table, payload = item.relation.name, orjson.dumps(change_document(item))
+        else:
+            table = "message." + item.prefix
+            payload = orjson.dumps({"prefix": item.prefix, "content": item.content.decode("utf-8", "replace")})
+        self._failures.append(
+            DeadLetter(
+                id=self._rules.failure_id(item, error.rule),
+                destination="",
+                kind="rule",
+                rule=error.rule,
+                event=rule.rule.event or "" if rule else "",
+                table=table,
+                commit_lsn=LSN(transaction.commit_lsn),
+                commit_time=transaction.commit_time,
+                reason=error.reason,
+                payload=payload,
+            )
+        )
+
+    # Handing on and confirming -------------------------------------------------------------------
+
+    def _hand_on(self, item_bytes: float) -> None:
+        """
+        Give the deliveries what is complete, and of an unfinished transaction what would grow too large.
+
+        Args:
+            item_bytes: What an item of this burst took on the wire; by it the queues' memory is bounded.
+        """
+        if self._failures:
+            # Durable before any position can pass them.
+            self._state.add(self._failures)
+            self._failures = []
+        handed, inside = self._handed, self._transaction is not None
+        for channel in self._channels:
+            pending, boundary = channel.pending, channel.boundary
+            if not pending:
+                channel.delivery.reached(handed)
+                continue
+            if boundary == len(pending):
+                channel.delivery.offer(pending, handed, int(item_bytes * boundary) + 1)
+                channel.pending, channel.boundary = [], 0
+                continue
+            if boundary:
+                channel.delivery.offer(pending[:boundary], handed, int(item_bytes * boundary) + 1)
+                channel.pending, channel.boundary = pending[boundary:], 0
+            else:
+                channel.delivery.reached(handed)
+            open_events = len(channel.pending)
+            if inside and (open_events >= MAX_OPEN_EVENTS or open_events * item_bytes >= MAX_OPEN_BYTES):
+                channel.delivery.offer(channel.pending, None, int(item_bytes * open_events) + 1)
+                channel.pending = []
+
+    def _idle(self) -> None:
+        """Nothing came: WAL without anything for us is progress too, or the slot would hold it for ever."""
+        caught_up = self._source.caught_up_lsn
+        now = time.monotonic()
+        waiting_for_end = self._until is not None
+        if caught_up > self._handed and self._transaction is None:
+            if waiting_for_end or now - self._last_idle >= IDLE_CONFIRM_INTERVAL_S:
+                self._last_idle = now
+                self._handed = caught_up
+                for channel in self._channels:
+                    channel.delivery.reached(caught_up)
+        elif waiting_for_end and self._checkpoint.low_water < (self._until or 0):
+            self._source.ask_for_keepalive()
+
+    def _tick(self, *, now: bool = False) -> None:
+        """Store and confirm what has become durable, at most once per `checkpoint_interval_s`."""
+        for channel in self._channels:
+            if channel.delivery.failure is not None:
+                raise channel.delivery.failure
+        clock = time.monotonic()
+        if not now and clock - self._last_checkpoint < self._settings.checkpoint_interval_s:
+            return
+        self._last_checkpoint = clock
+        self.save()
+        low_water = self._checkpoint.low_water
+        if low_water > self.stats.confirmed_lsn and self._connected:
+            hit("after_state_before_confirm")
+            self._source.confirm(low_water)
+            self.stats.confirmed_lsn = low_water
+        if self._on_progress is not None:
+            self._on_progress(self.stats)
+
+    def save(self) -> None:
+        """Store every destination's durable position; returns when it is on disk."""
+        moved: dict[str, tuple[LSN, Mark | None]] = {}
+        for channel in self._channels:
+            position = channel.delivery.position()
+            if position != self._saved.get(channel.config.name):
+                moved[channel.config.name] = position
+        if moved:
+            self._state.save_cursors({name: Cursor(lsn, mark) for name, (lsn, mark) in moved.items()})
+            self._saved.update(moved)
+            for name, (lsn, _) in moved.items():
+                self._checkpoint.advance(name, lsn)
+
+    # Waiting and leaving -------------------------------------------------------------------------
+
+    def _finished(self) -> bool:
+        return self._stop.is_set() or (self._until is not None and self._checkpoint.low_water >= self._until)
+
+    def _is_full(self, *, half: bool = False) -> bool:
+        bound = self._settings.max_queue_bytes // (2 if half else 1)
+        return any(channel.delivery.held_bytes > bound for channel in self._channels)
+
+    def _wait_for_room(self) -> bool:
+        """Wait, briefly, with the socket open; False: it stays full and the connection must go."""
+        deadline = time.monotonic() + self._settings.stall_timeout_s
+        while self._is_full():
+            if self._stop.is_set() or time.monotonic() > deadline:
+                return self._stop.is_set()
+            self._stop.wait(0.002)
+            self._tick()
+        return True
+
+    def _wait(self, seconds: float) -> None:
+        """Wait without a stream: positions are still stored, failures still seen."""
+        deadline = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
+            self._stop.wait(min(left, self._settings.checkpoint_interval_s))
+            for channel in self._channels:
+                if channel.delivery.failure is not None:
+                    raise channel.delivery.failure
+            self.save()
+
+    def _record_lost(self, error: SlotLost) -> None:
+        self._state.record_gap(
+            Gap(from_lsn=self._checkpoint.low_water, to_lsn=None, reason="slot_lost", detail=error.reason)
+        )
+
+    def _leave(self, *, drain: bool) -> None:
+        """Deliver what is held, store, confirm, close; after a failure only store what is durable already."""
+        try:
+            if drain:
+                self._drain()
+                self._tick(now=True)
+            else:
+                for channel in self._channels:
+                    channel.delivery.abort()
+                self.save()
+        finally:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._connected = False
+        self._source.close()
+
+    def _drain(self) -> None:
+        """Let the deliveries finish, within `shutdown_timeout_s`; the connection is not held unread for all of that."""
+        begun = time.monotonic()
+        for channel in self._channels:
+            left = begun + self._settings.stall_timeout_s - time.monotonic()
+            while not channel.delivery.idle and channel.delivery.failure is None and left > 0:
+                time.sleep(0.005)
+                left = begun + self._settings.stall_timeout_s - time.monotonic()
+        if not all(channel.delivery.idle for channel in self._channels):
+            self._disconnect()
+        for channel in self._channels:
+            channel.delivery.stop(max(0.0, begun + self._settings.shutdown_timeout_s - time.monotonic()))

@@ -1,0 +1,36 @@
+"""What must survive us: positions, dead letters, gaps. Knows no source, no destination and no rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wal_tracker.errors import StateError
+from wal_tracker.secret import Secret
+from wal_tracker.state.base import StateStore
+
+__all__ = ["open_state"]
+
+_SQLITE = "sqlite:///"
+
+
+def open_state(url: str) -> StateStore:
+    """
+    Open the state store a URL names, and make it where there is none.
+
+    Args:
+        url: ``sqlite:///FILE`` (relative to the working directory; a fourth slash makes it absolute) or
+            ``postgresql://…``.
+
+    Raises:
+        StateError: It cannot be opened; says why and what to do.
+    """
+    text = url.reveal() if isinstance(url, Secret) else url
+    if text.startswith(_SQLITE) and len(text) > len(_SQLITE):
+        from wal_tracker.state.sqlite import SqliteStateStore
+
+        return SqliteStateStore(Path(text[len(_SQLITE) :]))
+    if text.startswith(("postgresql://", "postgres://")):
+        from wal_tracker.state.postgres import PostgresStateStore
+
+        return PostgresStateStore(text)
+    raise StateError("`state` names no store; write sqlite:///FILE or postgresql://user@host/database")
