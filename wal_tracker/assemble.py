@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
+from wal_tracker.channels import Channel
 from wal_tracker.config.model import Config, DestinationConfig
 from wal_tracker.decode.base import Decoder, WantedFor
+from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.pgoutput import PgOutput
 from wal_tracker.delivery import Delivery, DeliverySettings
 from wal_tracker.destinations import registry
@@ -22,7 +24,8 @@ from wal_tracker.errors import ConfigError, PluginError, PreflightFailed, SlotLo
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Column, Relation
 from wal_tracker.pgtypes import TypeCatalog
-from wal_tracker.pipeline import Channel, Pipeline
+from wal_tracker.pipeline import Pipeline
+from wal_tracker.replay import deliver_letters
 from wal_tracker.rules.check import Problem, check
 from wal_tracker.rules.engine import RuleSet
 from wal_tracker.source import catalog, setup
@@ -61,6 +64,15 @@ def delivery_settings(entry: DestinationConfig) -> DeliverySettings:
         retry_base_s=delivery.retry_base_s,
         retry_cap_s=delivery.retry_cap_s,
     )
+
+
+def build_reader(config: Config, types: TypeCatalog) -> ChangeReader:
+    """What reads stored changes for the rules."""
+
+    def as_string(relation: Relation, column: Column) -> bool:
+        return config.numeric.of(relation.schema, relation.table, column.name) == "string"
+
+    return ChangeReader(types, numeric_as_string=as_string)
 
 
 class Sinks:
@@ -220,6 +232,7 @@ class Run:
             config.delivery,
             position=position,
             until=until,
+            reader=build_reader(config, types),
         )
 
     def _begin_at(
@@ -247,3 +260,27 @@ class Run:
             SourceIdentity(server.system_identifier, server.timeline, server.database, settings.slot)
         )
         return start.lsn
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What became of dead letters that were to be delivered."""
+
+    delivered: int
+    failed: int
+
+
+def replay_dead_letters(config: Config, state: StateStore) -> ReplayResult:
+    """
+    Deliver the dead letters marked for it, without a source; for when no `run` holds the state store.
+
+    Raises:
+        StateError: Another process holds the store.
+        DestinationError: A destination cannot be opened, or refuses us.
+    """
+    with state.exclusive():
+        known = state.identity()
+        types = TypeCatalog()
+        rules = RuleSet(config, types, system_identifier=known.system_identifier if known else "", mode="wal")
+        channels = Sinks(config).channels(state, LSN(0))
+        return ReplayResult(*deliver_letters(state, rules, build_reader(config, types), channels, config.delivery))

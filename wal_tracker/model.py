@@ -268,6 +268,10 @@ class Event:
             self._json = orjson.dumps(document)
         return self._json
 
+    def keep_json(self, text: bytes) -> None:
+        """Let `to_json` give `text`: the bytes this event was stored as, every digit as it was."""
+        self._json = text
+
 
 class RawChange:
     """A change as it is, for `raw_db_event_destinations`; looks like an `Event` to a destination."""

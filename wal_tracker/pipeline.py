@@ -19,21 +19,19 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from typing import Protocol
 
-import orjson
-
+from wal_tracker.channels import Channel, Router
 from wal_tracker.checkpoint import Checkpoint
-from wal_tracker.config.model import DeliveryConfig, DestinationConfig
-from wal_tracker.decode.changes import change_document
-from wal_tracker.delivery import Delivery
+from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.destinations.base import Mark
+from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.errors import RuleEvaluationError, SlotLost, WalTrackerError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Change, Commit, Deliverable, Event, Item, Message, Transaction
+from wal_tracker.model import Change, Commit, Event, Item, Message, Transaction
+from wal_tracker.replay import Replay
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
 from wal_tracker.state.base import Cursor, DeadLetter, Gap, StateStore
@@ -48,8 +46,13 @@ MAX_OPEN_BYTES = 1_000_000
 # An idle slot is moved along the server's WAL this often; each move is one durable write of ours.
 IDLE_CONFIRM_INTERVAL_S = 1.0
 
+# How often the state store is asked for dead letters a person wants delivered.
+REPLAY_INTERVAL_S = 2.0
+
 RECONNECT_BASE_S = 0.2
 RECONNECT_CAP_S = 15.0
+# A stream that held this long has recovered; the next failure is a first one again.
+STEADY_S = 5.0
 
 
 class Source(Protocol):
@@ -99,20 +102,6 @@ class Stats:
     received_lsn: LSN = LSN(0)
 
 
-@dataclass(slots=True)
-class Channel:
-    """One destination as the loop sees it: a list to append to, and who takes it away."""
-
-    config: DestinationConfig
-    delivery: Delivery
-    start: LSN
-    """Transactions that end here or earlier were durable there before this process began."""
-    raw: bool = False
-    pending: list[Deliverable] = field(default_factory=list)
-    boundary: int = 0
-    """How many of `pending` belong to transactions read to their end."""
-
-
 class Pipeline:
     """The main job. `run` returns when asked to stop, or when everything up to `until` is durable everywhere."""
 
@@ -126,6 +115,7 @@ class Pipeline:
         *,
         position: LSN,
         until: LSN | None = None,
+        reader: ChangeReader | None = None,
         on_progress: Callable[[Stats], None] | None = None,
     ) -> None:
         """
@@ -137,11 +127,13 @@ class Pipeline:
             settings: Bounds and intervals.
             position: Up to where everything is durable at every destination.
             until: Stop once everything up to here is durable; None: run until stopped.
+            reader: Reads stored changes; with it, dead letters that are marked for it are delivered on the way.
             on_progress: Called after every checkpoint, on the loop's thread.
         """
         self._source = source
         self._rules = rules
         self._channels = list(channels)
+        self._router = Router(self._channels)
         self._state = state
         self._settings = settings
         self._until = until
@@ -160,6 +152,8 @@ class Pipeline:
         self._last_checkpoint = 0.0
         self._last_idle = 0.0
         self._connected = False
+        self._replay = None if reader is None else Replay(state, rules, reader, self._router)
+        self._next_replay = 0.0
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -181,13 +175,13 @@ class Pipeline:
             channel.delivery.start(channel.start, cursor.mark if cursor else None)
         clean = False
         try:
-            failures = 0
+            failures, connected_at = 0, 0.0
             while not self._finished():
                 try:
                     self._source.connect(self._checkpoint.low_water)
                     self._connected = True
                     self._begin_stream()
-                    failures = 0
+                    connected_at = time.monotonic()
                     self._stream()
                 except WalTrackerError as error:
                     self._disconnect()
@@ -195,6 +189,9 @@ class Pipeline:
                         self._record_lost(error)
                     if not error.retryable:
                         raise
+                    if connected_at and time.monotonic() - connected_at > STEADY_S:
+                        failures = 0
+                    connected_at = 0.0
                     failures += 1
                     self.stats.reconnects += 1
                     delay = random.uniform(0.5, 1.0) * min(RECONNECT_CAP_S, RECONNECT_BASE_S * 2 ** min(failures, 10))
@@ -224,6 +221,8 @@ class Pipeline:
                 self._hand_on(self._source.last_read_bytes / len(items))
             else:
                 self._idle()
+            if self._transaction is None and not self._partial_items:
+                self._replay_letters()
             self._tick()
 
     def _begin_stream(self) -> None:
@@ -242,7 +241,7 @@ class Pipeline:
             if item.transaction is not transaction:
                 transaction = self._transaction = item.transaction
                 self._begin(transaction)
-            if type(item) is Commit:
+            if isinstance(item, Commit):
                 self._commit(item.transaction)
                 transaction = self._transaction = None
                 continue
@@ -265,7 +264,7 @@ class Pipeline:
                         continue
                     if event is not None:
                         stats.events += 1
-                        for channel in rule.targets.get(event.name) or self._route(rule, event.name):
+                        for channel in rule.targets.get(event.name) or self._router.of_rule(rule, event.name):
                             if transaction.commit_lsn >= channel.start:
                                 channel.pending.append(event)
                 if plan.raw:
@@ -312,7 +311,7 @@ class Pipeline:
             except RuleEvaluationError as error:
                 self._fail(message, None, error)
                 return
-            self._send(event, self._all_matching(event.name), message.transaction)
+            self._send(event, self._router.matching(event.name), message.transaction)
         for rule in self._rules.message_rules(message):
             try:
                 made = rule.make(message)
@@ -320,7 +319,7 @@ class Pipeline:
                 self._fail(message, rule, error)
                 continue
             if made is not None:
-                self._send(made, rule.targets.get(made.name) or self._route(rule, made.name), message.transaction)
+                self._send(made, rule.targets.get(made.name) or self._router.of_rule(rule, made.name), message.transaction)
 
     def _send(self, event: Event, channels: Sequence[Channel], transaction: Transaction) -> None:
         self.stats.events += 1
@@ -330,38 +329,15 @@ class Pipeline:
 
     def _send_raw(self, change: Change) -> None:
         record = None
-        for channel in self._channels:
-            if not channel.raw or change.transaction.commit_lsn < channel.start:
-                continue
-            names = (change.relation.table, change.relation.name)
-            if any(fnmatchcase(name, pattern) for pattern in channel.config.filter for name in names):
+        for channel in self._router.of_table(change.relation):
+            if change.transaction.commit_lsn >= channel.start:
                 record = record or self._rules.raw_change(change)
                 channel.pending.append(record)
-
-    def _all_matching(self, event_name: str) -> tuple[Channel, ...]:
-        return tuple(
-            channel
-            for channel in self._channels
-            if not channel.raw and any(fnmatchcase(event_name, pattern) for pattern in channel.config.filter)
-        )
-
-    def _route(self, rule: CompiledRule, event_name: str) -> tuple[Channel, ...]:
-        """Which channels an event of this rule goes to; worked out once per rule and name."""
-        named = rule.rule.destinations
-        channels = tuple(
-            channel for channel in self._all_matching(event_name) if named is None or channel.config.name in named
-        )
-        rule.targets[event_name] = channels
-        return channels
 
     def _fail(self, item: Change | Message, rule: CompiledRule | None, error: RuleEvaluationError) -> None:
         self.stats.rule_errors += 1
         transaction = item.transaction
-        if isinstance(item, Change):
-            table, payload = item.relation.name, orjson.dumps(change_document(item))
-        else:
-            table = "message." + item.prefix
-            payload = orjson.dumps({"prefix": item.prefix, "content": item.content.decode("utf-8", "replace")})
+        table = item.relation.name if isinstance(item, Change) else "message." + item.prefix
         self._failures.append(
             DeadLetter(
                 id=self._rules.failure_id(item, error.rule),
@@ -373,7 +349,7 @@ class Pipeline:
                 commit_lsn=LSN(transaction.commit_lsn),
                 commit_time=transaction.commit_time,
                 reason=error.reason,
-                payload=payload,
+                payload=self._rules.failure_payload(item),
             )
         )
 
@@ -423,6 +399,16 @@ class Pipeline:
                     channel.delivery.reached(caught_up)
         elif waiting_for_end and self._checkpoint.low_water < (self._until or 0):
             self._source.ask_for_keepalive()
+
+    def _replay_letters(self) -> None:
+        """Look for letters to replay now and then; mark them once they and the positions over them are on disk."""
+        if self._replay is None or time.monotonic() < self._next_replay:
+            return
+        if self._replay.is_settled:
+            self.save()
+            self._replay.finish()
+        waits = self._replay.begin()
+        self._next_replay = time.monotonic() + (self._settings.checkpoint_interval_s if waits else REPLAY_INTERVAL_S)
 
     def _tick(self, *, now: bool = False) -> None:
         """Store and confirm what has become durable, at most once per `checkpoint_interval_s`."""

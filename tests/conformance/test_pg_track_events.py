@@ -221,7 +221,9 @@ def judge(want: Any, code: int, stdout: str, stderr: str) -> None:
     elif isinstance(want, RowError):
         (error,) = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
         assert (code, events) == (1, [])
-        assert error["rule"] and error["line"] == 1 and want.says in error["error"]
+        assert error["rule"]
+        assert error["line"] == 1
+        assert want.says in error["error"]
     elif isinstance(want, Made):
         assert code == 0, stderr
         (event,) = events
@@ -241,7 +243,10 @@ def test_a_case_comes_out_as_it_should(case: dict[str, Any], tmp_path: Path) -> 
 
 
 REFUSED_AT_LOAD = [
-    case for case in CASES.values() if isinstance(expected(case), Refused) and case["upstream"].get("phase") == "load"
+    case
+    for case in CASES.values()
+    # I03 is refused for its table, which only a schema tells.
+    if isinstance(expected(case), Refused) and case["upstream"].get("phase") == "load" and case["id"] != "I03"
 ]
 
 

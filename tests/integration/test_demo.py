@@ -68,9 +68,8 @@ def start(room: Room) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         environ = {
             name: value for name, value in os.environ.items() if not name.startswith(("PG", "WAL_TRACKER", "NO_COLOR"))
         }
-        environ.update(
-            TMPDIR=str(room.path), PYTHONPATH=f"{REPOSITORY}:{REPOSITORY / 'plugins'}", PYTHONUTF8="1", **variables
-        )
+        environ |= {"TMPDIR": str(room.path), "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'plugins'}", "PYTHONUTF8": "1"}
+        environ |= variables
         process = subprocess.Popen(
             [*(command or (sys.executable, "-m", "wal_tracker")), *arguments],
             env=environ,
@@ -127,7 +126,7 @@ def as_ordinary_user(room: Room) -> tuple[tuple[str, ...], dict[str, str]]:
     libraries = Path(psycopg2.__file__).parents[1]
     variables = {"PYTHONPATH": f"{installed}:{libraries}", "HOME": str(room.path), "PYTHONDONTWRITEBYTECODE": "1"}
     drop = (setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    for python in (sys.executable, os.path.realpath(sys.executable), "/usr/bin/python3"):
+    for python in ("/usr/bin/python3", sys.executable):
         tried = subprocess.run(
             [*drop, python, "-c", "import click, orjson, psycopg2, re2, yaml, wal_tracker.demo"],
             env={**os.environ, **variables},

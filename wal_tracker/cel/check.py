@@ -287,8 +287,9 @@ class _Checker:
             return tree.Select(offset, variable.fields[field], whole, field)
         if isinstance(variable, EventsVariable):
             if field not in variable.names:
+                known = ", ".join(sorted(variable.names)) or "none"
                 message = f"unknown event {field!r}{_did_you_mean(field, variable.names)}"
-                raise self._error(offset, message, f"events of this rule: {', '.join(sorted(variable.names)) or 'none'}")
+                raise self._error(offset, message, f"events of this rule: {known}")
             return tree.Constant(offset, "event", field)
         return None
 

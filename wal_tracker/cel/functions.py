@@ -499,7 +499,8 @@ def _most(name: str, beats: Callable[[Any, Any], bool]) -> Callable[..., Any]:
 def _rounding(name: str, to_whole: Callable[[float], float]) -> Callable[[Any], float]:
     def rounded(value: Any) -> float:
         if type(value) is float:
-            return to_whole(value) if math.isfinite(value) else value
+            # The sign is kept for zeros: ceil(-0.5) is -0.0.
+            return math.copysign(to_whole(value), value) if math.isfinite(value) else value
         if type(value) is int:  # 10 and 10.5 out of JSON are both numbers
             return float(value)
         no_overload(f"math.{name}()", value)
@@ -509,7 +510,7 @@ def _rounding(name: str, to_whole: Callable[[float], float]) -> Callable[[Any], 
 
 def _half_away(value: float) -> float:
     whole = float(math.floor(abs(value)))
-    return math.copysign(whole + 1.0 if abs(value) - whole >= 0.5 else whole, value)
+    return whole + 1.0 if abs(value) - whole >= 0.5 else whole
 
 
 def absolute(value: Any) -> Any:

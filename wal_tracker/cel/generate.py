@@ -175,12 +175,9 @@ class Generator:
             ):
                 return f"({code} is {'not ' if negated else ''}{node.value!r})"
         types = {left.type, right.type}
-        # A number other than 0 and 1 is equal to no bool.
-        telling = any(
-            isinstance(node, tree.Constant) and type(node.value) in (int, float) and node.value not in (0, 1)
-            for node in (left, right)
-        )
-        if types & _BY_TYPE_ALONE or types <= _NUMBERS or types == {"bool"} or telling:
+        if types & _BY_TYPE_ALONE or _is_telling(left) or _is_telling(right):
+            return f"({a} {'!=' if negated else '=='} {b})"
+        if len(types) == 1 and types <= _NUMBERS | {"bool"}:
             return f"({a} {'!=' if negated else '=='} {b})"
         same = self._call(runtime.equal, a, b)
         return f"(not {same})" if negated else same
@@ -286,3 +283,10 @@ class Generator:
         code = self.code(operand)
         return code if operand.type in _JSON_READY else self._call(export, code)
 
+
+
+def _is_telling(node: Tree) -> bool:
+    """Whether Python's ``==`` with this number is CEL's: it equals no bool, and as a double it is exact."""
+    if not isinstance(node, tree.Constant) or type(node.value) not in (int, float):
+        return False
+    return node.value not in (0, 1) and abs(node.value) < 2**53

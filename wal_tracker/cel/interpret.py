@@ -90,7 +90,10 @@ class _Evaluation:
         return runtime.same_column(left, right, node.left.name) is not node.negated
 
     def _slot(self, node: tree.Slot) -> Any:
-        return self._slots[node.number]
+        value = self._slots[node.number]
+        if isinstance(value, Failure):
+            raise value
+        return value
 
     def _select(self, node: tree.Select) -> Any:
         return runtime.select(self.value(node.operand), node.field)
@@ -182,7 +185,11 @@ class _Evaluation:
         return runtime.truth(self.value(node.predicate))
 
     def _bind(self, node: tree.Bind) -> Any:
-        self._slots[node.slot] = self.value(node.value)
+        try:
+            self._slots[node.slot] = self.value(node.value)
+        except Failure as failure:
+            # A name that is not used fails nothing.
+            self._slots[node.slot] = failure
         return self.value(node.body)
 
     def _undefined(self, node: tree.Undefined) -> Any:

@@ -75,7 +75,7 @@ def equal(a: Any, b: Any) -> bool:
     if type_a is type_b and type_a in _SCALARS:
         return bool(a == b)
     if type_a in _NUMBERS and type_b in _NUMBERS:
-        return bool(a == b)
+        return _as_compared(a, b, operator.eq)
     if type_a is list and type_b is list:
         return len(a) == len(b) and all(map(equal, a, b))
     if isinstance(a, dict) and isinstance(b, dict):
@@ -83,6 +83,13 @@ def equal(a: Any, b: Any) -> bool:
             return _equal_rows(a, b)
         return len(a) == len(b) and all(key in b and equal(value, b[key]) for key, value in a.items())
     return type_a is type_b and bool(a == b)
+
+
+def _as_compared(a: Any, b: Any, compare: Callable[[Any, Any], Any]) -> bool:
+    """Numbers of two types: next to a double both are doubles, and so inexact beyond 2**53, as the specification."""
+    if type(a) is float or type(b) is float:
+        return bool(compare(_double(a), _double(b)))
+    return bool(compare(a, b))
 
 
 def _equal_rows(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -103,10 +110,7 @@ def _ordering(symbol: str, compare: Callable[[Any, Any], Any]) -> Callable[[Any,
         if type_a is type_b and type_a in _ORDERED:
             return bool(compare(a, b))
         if type_a in _NUMBERS and type_b in _NUMBERS:
-            if type_a is float or type_b is float:
-                # As doubles, and so inexact beyond 2**53: the specification's tests have it so.
-                return bool(compare(_double(a), _double(b)))
-            return bool(compare(a, b))
+            return _as_compared(a, b, compare)
         no_overload(symbol, a, b)
 
     return ordered

@@ -29,7 +29,7 @@ change arrived exactly once and nothing is left unconfirmed, else 1.
     "--seconds", type=click.IntRange(1, 3600), default=8, show_default=True, help="How long the shop is open."
 )
 @click.option(
-    "--rate", type=click.IntRange(1, 2000), default=18, show_default=True, help="Transactions a second, about."
+    "--rate", type=click.IntRange(1, 2000), default=12, show_default=True, help="Transactions a second, about."
 )
 @click.option(
     "--format",

@@ -69,7 +69,7 @@ def eval_command(ctx: click.Context, changes: IO[bytes], schema_path: Path | Non
             continue
         for made in evaluation.of(line):
             if isinstance(made, Event):
-                click.echo(made.to_json().decode())
+                click.echo(made.to_json())
             else:
                 failed = True
                 click.echo(json.dumps({**made, "line": number}, ensure_ascii=False), err=True)
@@ -148,7 +148,8 @@ def read_schema(path: Path) -> dict[str, dict[str, str]]:
             raise ConfigError("expected {column: type}", file=str(path), path=str(table))
         for name, kind in columns.items():
             if not isinstance(kind, str):
-                raise ConfigError("expected a type such as integer or numeric(10,2)", file=str(path), path=f"{table}.{name}")
+                problem = "expected a type such as integer or numeric(10,2)"
+                raise ConfigError(problem, file=str(path), path=f"{table}.{name}")
     return {str(table): {str(name): kind for name, kind in columns.items()} for table, columns in schema.items()}
 
 
@@ -161,7 +162,7 @@ def described(schema: Mapping[str, Mapping[str, str]], types: TypeCatalog, defau
         types: Where types are looked up.
         default: Schema of tables written without one.
     """
-    tables = []
+    tables: list[DescribedTable] = []
     for name, columns in schema.items():
         where, _, table = name.rpartition(".")
         known = [(column, types.parse_name(kind) or (0, -1)) for column, kind in columns.items()]

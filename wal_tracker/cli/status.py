@@ -55,7 +55,7 @@ class Status:
         if self.slot.loss_reason is not None:
             return [f"SLOT_LOST: replication slot {self.slot_name!r} can no longer be read ({self.slot.loss_reason})"]
         if self.slot.wal_status == "unreserved":
-            return [f"replication slot {self.slot_name!r} will be lost at the server's next checkpoint: start `run` now"]
+            return [f"replication slot {self.slot_name!r} is lost at the server's next checkpoint: start `run` now"]
         return []
 
     @property
@@ -149,7 +149,8 @@ def show(status: Status) -> None:
         click.echo(f"\nslot {status.slot_name}")
         click.echo(f"  confirmed   {status.slot.confirmed_flush_lsn}, {table.size(status.slot.lag_bytes)} behind")
         click.echo(f"  WAL kept    {table.size(status.slot.retained_bytes)} (wal_status {status.slot.wal_status})")
-        click.echo(f"  may grow by {table.size(status.slot.safe_wal_size_bytes)} before the slot is lost (- is no limit)")
+        room = status.slot.safe_wal_size_bytes
+        click.echo(f"  may grow by {'any amount (no limit is set)' if room is None else table.size(room)}")
         click.echo(f"  read by     {status.slot.active_pid or 'nobody'}")
     if status.positions:
         click.echo()

@@ -10,7 +10,7 @@ import click
 def echo(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print `rows` under `headers` on stdout; None prints as ``-``, numbers stand to the right."""
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    numbers = [all(row[at].lstrip("-").replace(",", "").isdigit() or row[at] == "-" for row in texts) for at in range(len(headers))]
+    numbers = [all(_is_number(row[at]) for row in texts) for at in range(len(headers))]
     widths = [max(len(headers[at]), *(len(row[at]) for row in texts), 0) for at in range(len(headers))]
     click.echo(click.style(_line(headers, widths, numbers), bold=True))
     for row in texts:
@@ -19,9 +19,14 @@ def echo(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 def _line(cells: Sequence[str], widths: Sequence[int], numbers: Sequence[bool]) -> str:
     parts = (
-        cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(cells, widths, numbers)
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, numbers, strict=True)
     )
     return "  ".join(parts).rstrip()
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.lstrip("-").isdigit()
 
 
 def size(count: int | None) -> str:

@@ -18,7 +18,7 @@ from wal_tracker.lsn import LSN
 from wal_tracker.model import Change, Commit, Deliverable, Event, Message, RawChange
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
-from wal_tracker.source import catalog, slot
+from wal_tracker.source import catalog, setup, slot
 from wal_tracker.source.connection import Session
 from wal_tracker.source.replication import ReplicationSource
 
@@ -45,14 +45,11 @@ decoded.
 def tail_command(path: Path | None, events: bool, as_json: bool, limit: int | None) -> None:
     """Print changes (or events) live, from a temporary slot."""
     config = load(path, os.environ)
-    shown = 0
-    for item in follow(config, events):
+    for shown, item in enumerate(follow(config, events), 1):
         if as_json:
-            click.get_binary_stream("stdout").write(item.to_json() + b"\n")
-            click.get_binary_stream("stdout").flush()
+            click.echo(item.to_json())
         else:
             click.echo(line(item))
-        shown += 1
         if shown == limit:
             return
 
@@ -64,7 +61,7 @@ def follow(config: Config, events: bool) -> Iterator[Deliverable]:
     Raises:
         SourceError: The server cannot be read, or went away: what happened since is not known.
     """
-    settings = replace(assemble.source_settings(config), slot=f"wal_tracker_tail_{os.getpid()}", temporary=True)
+    settings = replace(setup.desired(config).settings, slot=f"wal_tracker_tail_{os.getpid()}", temporary=True)
     types = TypeCatalog()
     with Session(settings.dsn) as session:
         types.add(catalog.read_types(session))
@@ -90,10 +87,7 @@ def follow(config: Config, events: bool) -> Iterator[Deliverable]:
 
 def _events(item: Change | Message, rules: RuleSet) -> Iterator[Event]:
     """The events of one change or message; a rule's error is told and passed over."""
-    if isinstance(item, Change):
-        chosen = item.relation.plan.rules[item.op]
-    else:
-        chosen = rules.message_rules(item)
+    chosen = item.relation.plan.rules[item.op] if isinstance(item, Change) else rules.message_rules(item)
     makers = [rule.make for rule in chosen]
     if isinstance(item, Message) and item.prefix == EVENT_PREFIX:
         makers.append(rules.emitted)

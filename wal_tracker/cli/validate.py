@@ -67,16 +67,13 @@ def validate(path: Path | None, database: bool, as_json: bool) -> int:
     severities = {problem.severity for problem in found}
     rules = len(config.rules) if config is not None else 0
     if as_json:
-        click.echo(
-            json.dumps(
-                {"ok": not severities & {"error", "finding"}, "rules": rules, "problems": [asdict(one) for one in found]}
-            )
-        )
+        ok = not severities & {"error", "finding"}
+        click.echo(json.dumps({"ok": ok, "rules": rules, "problems": [asdict(problem) for problem in found]}))
     else:
         problems.echo(found)
         if not severities & {"error", "finding"}:
             held = "held against the database" if database else "not held against a database (--database does)"
-            click.echo(click.style("ok", fg="green") + f": {rules} rules, {held}")
+            click.echo(click.style("ok", fg="green") + f": {rules} rule{'' if rules == 1 else 's'}, {held}")
     return 2 if "error" in severities else 3 if "finding" in severities else 0
 
 

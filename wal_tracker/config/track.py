@@ -193,8 +193,8 @@ class _Rule:
             if isinstance(entry.node, yaml.Mapping):
                 if name == "properties":
                     raise entry.error(
-                        "`properties` belongs to a rule with `event`; beside `cond`, each event has a block of its own: its "
-                        "name, and the properties under it"
+                        "`properties` goes with `event`; beside `cond`, each event has a block of its own: "
+                        "its name, and the properties under it"
                     )
                 if name == "cond":
                     raise entry.error("must be an expression, not a mapping")

@@ -13,13 +13,14 @@ import binascii
 import json
 import math
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any, cast
 
 import orjson
 
 from wal_tracker import pgtypes
 from wal_tracker.decode.rows import NumericAsString, never
+from wal_tracker.decode.transactions import unix_us
 from wal_tracker.decode.values import codec
 from wal_tracker.errors import DecodeError
 from wal_tracker.lsn import LSN
@@ -221,7 +222,7 @@ class ChangeReader:
         moment = _moment(commit_time)
         if moment is None:
             raise DecodeError('"commit_time" must be a timestamp such as "2026-01-02T03:04:05.123456Z"')
-        microseconds = (moment - _EPOCH) // _MICROSECOND
+        microseconds = unix_us(moment)
         transaction = Transaction(xid, commit_lsn, microseconds, commit_time)
         transaction.end_lsn = LSN(commit_lsn + 1)
         self._transactions = {xid: transaction}  # changes of one transaction follow one another
@@ -314,8 +315,6 @@ class ChangeReader:
 
 
 _MAX_NESTING = 32
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
 _NUMBERS = frozenset({pgtypes.INT2, pgtypes.INT4, pgtypes.INT8, pgtypes.OID})
 _DECIMALS = frozenset({pgtypes.FLOAT4, pgtypes.FLOAT8, pgtypes.NUMERIC})
 

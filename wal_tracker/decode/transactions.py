@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import orjson
@@ -11,6 +11,14 @@ from wal_tracker.lsn import LSN
 from wal_tracker.model import Commit, Item, Message, Transaction
 
 CONTEXT_PREFIX = "wal_tracker.context"
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def unix_us(moment: datetime) -> int:
+    """Microseconds since the Unix epoch of an aware datetime, exactly."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 class TransactionIds:

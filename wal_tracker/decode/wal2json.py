@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from wal_tracker import pgtypes
@@ -26,6 +28,7 @@ from wal_tracker.decode.transactions import (
     TransactionIds,
     append_standalone_message,
     append_transactional_message,
+    unix_us,
 )
 from wal_tracker.decode.values import codec
 from wal_tracker.errors import DecodeError, UnsupportedValue
@@ -144,15 +147,18 @@ class Wal2Json:
         xid = document.integer("xid")
         if not 0 <= xid < 2**32:
             raise document.error("a transaction id of more than 32 bits")
+        moment = self._moment(document)
+        time_us = unix_us(moment)
+        self._transaction = Transaction(self._ids.xid8(xid), commit_lsn, time_us, self._times.text(time_us))
+
+    def _moment(self, document: _Document) -> datetime:
         try:
             moment = self._timestamp(document.text("timestamp"))
-            unix_us = -1 if isinstance(moment, str) else pgtypes.unix_us(moment)
-            time_text = self._times.text(unix_us)
         except ValueError:
-            moment = ""
-        if isinstance(moment, str):
-            raise document.error("begin without a commit time")
-        self._transaction = Transaction(self._ids.xid8(xid), commit_lsn, unix_us, time_text)
+            moment = None
+        if not isinstance(moment, datetime):
+            raise document.error("'timestamp' is no time")
+        return moment
 
     def _open(self, document: _Document, what: str) -> Transaction:
         if self._transaction is None:
@@ -170,7 +176,7 @@ class Wal2Json:
 
     def _message(self, document: _Document, out: list[Item]) -> None:
         prefix, lsn = document.text("prefix"), document.lsn("lsn")
-        content = document.text("content").encode("utf-8", "surrogateescape")
+        content = document.content()
         if document.boolean("transactional"):
             append_transactional_message(self._open(document, "message"), prefix, content, lsn, out)
         else:
@@ -278,16 +284,27 @@ def _field(cell: tuple[int, Any], document: _Document) -> Field:
         raise document.error("a value that is neither a scalar nor null")
     if oid == pgtypes.BYTEA:
         value = "\\x" + value  # wal2json cuts the mark off
-    try:
-        return value.encode()
-    except UnicodeEncodeError:
-        pass
-    raise UnsupportedValue("a value is not UTF-8", **document.reader.place())
+    if not _is_text(value):
+        raise UnsupportedValue("a value is not UTF-8", **document.reader.place())
+    return value.encode()
 
 
 def _escaped(name: str) -> str:
     """A name inside `add-tables`; see wal2json.c, string_to_SelectTable."""
     return "".join("\\" + character if character in " ',.*\\" else character for character in name)
+
+
+_DIGITS = re.compile(r"[0-9]{1,10}")
+
+
+def _is_text(value: str) -> bool:
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Document:
@@ -296,13 +313,24 @@ class _Document:
     def __init__(self, payload: bytes, lsn: int) -> None:
         self.reader = Reader(payload, lsn)
         try:
-            # Message content may be any bytes, and stands in the JSON as it is.
+            # The content of a message may be any bytes, and they stand in the JSON as they are.
             members = json.loads(payload.decode("utf-8", "surrogateescape"), parse_int=str, parse_float=str)
         except (ValueError, RecursionError):
             members = None
         if not isinstance(members, dict):
             raise self.error("not a JSON object")
         self._members: dict[str, Any] = members
+
+    def content(self) -> bytes:
+        """The content of a message, byte by byte."""
+        content = self._members.get("content")
+        if not isinstance(content, str):
+            raise self.error("'content' is missing")
+        try:
+            return content.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            pass
+        raise self.error("'content' is no text")
 
     def error(self, message: str) -> DecodeError:
         """A `DecodeError` that tells where the message stands."""
@@ -311,14 +339,14 @@ class _Document:
     def text(self, name: str) -> str:
         """A member that must be a string."""
         value = self._members.get(name)
-        if not isinstance(value, str):
-            raise self.error(f"{name!r} is missing")
+        if not isinstance(value, str) or not _is_text(value):
+            raise self.error(f"{name!r} is missing or no text")
         return value
 
     def integer(self, name: str) -> int:
         """A member that must be a number without a fraction."""
         text = self.text(name)
-        if not text.isascii() or not text.isdigit() or len(text) > 20:
+        if _DIGITS.fullmatch(text) is None:
             raise self.error(f"{name!r} is no integer")
         return int(text)
 
@@ -346,7 +374,7 @@ class _Document:
         cells: _Cells = {}
         for column, entry in self._columns(name).items():
             oid = entry.get("typeoid")
-            if not isinstance(oid, str) or not oid.isdigit() or len(oid) > 10 or "value" not in entry:
+            if not isinstance(oid, str) or _DIGITS.fullmatch(oid) is None or "value" not in entry:
                 raise self.error(f"column {column!r} lacks its type or value")
             cells[column] = (int(oid), entry["value"])
         return cells
@@ -358,7 +386,7 @@ class _Document:
         columns: dict[str, dict[str, Any]] = {}
         for entry in entries:
             column = entry.get("name") if isinstance(entry, dict) else None
-            if not isinstance(column, str) or column in columns:
+            if not isinstance(column, str) or not _is_text(column) or column in columns:
                 raise self.error(f"{name!r} is no list of columns")
             columns[column] = entry
         return columns

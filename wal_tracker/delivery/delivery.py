@@ -167,6 +167,11 @@ class Delivery:
         """Nothing is held, or on its way."""
         return self._queue.events == 0
 
+    @property
+    def told(self) -> LSN:
+        """The last boundary: everything up to here has been offered."""
+        return self._queue.told
+
     def position(self) -> tuple[LSN, Mark | None]:
         """Up to where everything is durable, always the end of a transaction; and the mark that belongs to it."""
         return self._position

@@ -65,7 +65,8 @@ class Queue:
         """How many events are here."""
         self._max_events, self._max_bytes = max_events, max_bytes
         self._chunks: deque[_Chunk] = deque()
-        self._told = position
+        self.told = position
+        """The last boundary added, or reached with nothing to add."""
         self._open_commit_lsn: LSN | None = None
 
     def add(self, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int, now: float) -> None:
@@ -84,9 +85,9 @@ class Queue:
         if end_lsn is None:
             self._open_commit_lsn = _commit_lsn(events[-1])
         else:
-            if end_lsn < self._told:
-                raise CheckpointRegression(f"a transaction that ends at {end_lsn} came after {self._told}")
-            self._told, self._open_commit_lsn = end_lsn, None
+            if end_lsn < self.told:
+                raise CheckpointRegression(f"a transaction that ends at {end_lsn} came after {self.told}")
+            self.told, self._open_commit_lsn = end_lsn, None
         self._chunks.append(_Chunk(events, end_lsn, wire_bytes, now))
         self.events += len(events)
         self.wire_bytes += wire_bytes
@@ -98,9 +99,9 @@ class Queue:
         An `lsn` before the end of the transaction whose first events are here already says nothing and is passed over:
         that transaction is still to come to its end (after a reconnect, in whole).
         """
-        if lsn <= self._told or (self._open_commit_lsn is not None and lsn <= self._open_commit_lsn):
+        if lsn <= self.told or (self._open_commit_lsn is not None and lsn <= self._open_commit_lsn):
             return
-        self._told, self._open_commit_lsn = lsn, None
+        self.told, self._open_commit_lsn = lsn, None
         if self._chunks:
             self._chunks[-1].end_lsn = lsn
         else:

@@ -75,7 +75,7 @@ class EventPrinter:
         return self._palette.paint("  ".join((*cells, "properties")), DIM)
 
     def line(self, event: Deliverable) -> str:
-        """One event, without a line end; never longer than the screen is wide unless its name is."""
+        """One event, without a line end; nulls are left out. Never longer than the screen, unless the name alone is."""
         paint = self._palette.paint
         transaction = event.source.get("xid")
         moment = "" if transaction == self._transaction else self._clock(event.timestamp)
@@ -107,6 +107,8 @@ class EventPrinter:
         parts: list[str] = []
         used = 0
         for name, value in event.properties.items():
+            if value is None:
+                continue
             text = value_text(value)
             if text == event.distinct_id and name in ("id", "user_id"):
                 # Already said on the left.

@@ -85,6 +85,7 @@ def _perform(options: Options, stage: Stage, config: Config, dsn: str) -> bool:
         loop = Background(pipeline.run, on_failure=trouble.set)
         loop.start()
         try:
+            _wait_for_reader(dsn, config.source.slot, trouble)
             stage.begin()
             opened = time.monotonic()
             workload.start()
@@ -118,6 +119,14 @@ def _perform(options: Options, stage: Stage, config: Config, dsn: str) -> bool:
         )
         stage.conclude(summary)
         return not summary.problems()
+
+
+def _wait_for_reader(dsn: str, slot: str, trouble: threading.Event) -> None:
+    """Return when the slot is being read, so that the first latency is not that of our own start; or on trouble."""
+    with _session(dsn) as cursor:
+        while not _value(cursor, "select active from pg_replication_slots where slot_name = %s", slot):
+            if trouble.wait(0.01):
+                return
 
 
 def _settle(dsn: str, slot: str, trouble: threading.Event) -> int:

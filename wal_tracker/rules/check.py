@@ -198,7 +198,8 @@ class _RuleCheck:
         """`old` of a rule that only sees inserts, `new` of one that only sees deletes."""
         for row, ops in (("old", {"insert", "truncate"}), ("new", {"delete", "truncate"})):
             if set(self._rule.ops) <= ops and any(name == row for program in programs for name, _ in program.columns):
-                yield self._problem("warning", f"the rule reads `{row}`, which is null on {' and '.join(self._rule.ops)}")
+                on = " and ".join(self._rule.ops)
+                yield self._problem("warning", f"the rule reads `{row}`, which is null on {on}")
 
     def _old_rows(self, programs: Sequence[cel.Program], relation: Relation) -> Iterator[Problem]:
         ops = [op for op in self._rule.ops if op in ("update", "delete")]
@@ -208,7 +209,8 @@ class _RuleCheck:
         keys = relation.key
         full = f"ALTER TABLE {quoted(relation)} REPLICA IDENTITY FULL;"
         if not keys:
-            without = "is NOTHING" if identity is ReplicaIdentity.NOTHING else "has no columns (there is no primary key)"
+            nothing = identity is ReplicaIdentity.NOTHING
+            without = "is NOTHING" if nothing else "has no columns (there is no primary key)"
             yield self._problem(
                 "finding",
                 f"the replica identity of {relation.name} {without}: once it is published, PostgreSQL refuses "
@@ -250,7 +252,7 @@ class _RuleCheck:
             yield self._problem(
                 "warning",
                 f"large values of {', '.join(f'new.{name}' for name in risky)} are not sent with an update that leaves "
-                "them unchanged; the rule then ends in the dead letters. Test with unchanged(…), or have the old row sent",
+                "them unchanged; the rule then ends in the dead letters. Ask unchanged(…), or have the old row sent",
                 remedy=f"ALTER TABLE {quoted(relation)} REPLICA IDENTITY FULL;",
             )
 
@@ -327,14 +329,12 @@ def _ignored_names(config: Config, tables: Mapping[tuple[str, str], TableDescrip
     """An ignored name that does not exist hides nothing: most likely it is misspelt, and something leaks."""
     for (schema, table), ignored in config.ignore.items():
         description = tables.get((schema, table))
-        place = {"path": f"ignore.{table}", "file": str(config.path or "")}
+        path, file = f"ignore.{table}", str(config.path or "")
         if description is None:
-            yield Problem("warning", _unknown_table(schema, table, tables), **place)
+            yield Problem("warning", _unknown_table(schema, table, tables), path, file)
             continue
         names = [column.name for column in description.relation.columns]
         for name in sorted(() if ignored == "*" else set(ignored).difference(names)):
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            yield Problem("warning", f"{table} has no column {name!r}, so nothing is ignored{hint}", **place)
-
-
+            yield Problem("warning", f"{table} has no column {name!r}, so nothing is ignored{hint}", path, file)

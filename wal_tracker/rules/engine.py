@@ -19,6 +19,7 @@ from wal_tracker.decode.base import OpColumns, Wanted
 from wal_tracker.decode.changes import change_document
 from wal_tracker.errors import RuleError, RuleEvaluationError
 from wal_tracker.identity import event_id
+from wal_tracker.lsn import LSN
 from wal_tracker.model import EXACT, ROW_OPS, Change, Column, Event, Message, Op, RawChange, Relation
 from wal_tracker.pgtypes import CelType, TypeCatalog
 from wal_tracker.rules.compile import CompiledRule, RuleCompiler, message_source
@@ -198,6 +199,30 @@ class RuleSet:
                 "xid": change.transaction.xid,
                 "mode": self._mode,
             },
+        )
+
+    def failure_payload(self, item: Change | Message) -> bytes:
+        """A change or message a rule failed on, as JSON that `replay` can evaluate again; ignored columns are not in it."""
+        transaction = item.transaction
+        if isinstance(item, Change):
+            document = change_document(item)
+            document["types"] = {
+                column.name: known.name
+                for column in self.visible(item.relation.schema, item.relation.table, item.relation.columns)
+                if (known := self._types.get(column.type_oid)) is not None
+            }
+            return orjson.dumps(document)
+        return orjson.dumps(
+            {
+                "prefix": item.prefix,
+                "content": item.content.decode("utf-8", "replace"),
+                "transactional": item.transactional,
+                "lsn": str(LSN(item.lsn)),
+                "ordinal": item.ordinal,
+                "xid": transaction.xid,
+                "commit_time_us": transaction.commit_time_us,
+                "context": item.context,
+            }
         )
 
     def failure_id(self, item: Change | Message, rule_id: str) -> str:

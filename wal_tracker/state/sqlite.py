@@ -133,7 +133,7 @@ class SqliteStateStore(SqlStateStore):
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise StateError(f"cannot open {path}: {error.strerror}; it must be as writable as the state file") from error
+            raise StateError(f"cannot open {path}: {error.strerror}; it must be writable, like the state") from error
 
     def close(self) -> None:
         """See `StateStore`."""

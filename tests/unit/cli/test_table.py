@@ -26,7 +26,7 @@ def test_a_table_without_rows_is_its_headers(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (16 * 1024**2, "16.0 MiB"), (5 * 1024**4, "5.0 TiB")],
+    [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (16 << 20, "16.0 MiB"), (5 << 40, "5.0 TiB")],
 )
 def test_a_size_is_said_in_the_unit_that_fits(count: int | None, text: str) -> None:
     """Binary units; unknown is a dash."""

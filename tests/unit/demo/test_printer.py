@@ -62,6 +62,11 @@ def test_a_line_fits_the_screen(width: int) -> None:
     assert line.endswith("…")
 
 
+def test_a_null_is_left_out() -> None:
+    """There is little room, and it says nothing."""
+    assert printer().line(event(order=1, coupon=None)).endswith("order=1")
+
+
 def test_long_names_widen_their_column() -> None:
     """A later line stands under the widest one seen."""
     made = printer()

@@ -125,7 +125,8 @@ def test_an_old_column_the_server_does_not_send_is_a_finding_with_its_remedy(che
     text = "track: {users.update: {event: a, properties: {x: old.email, y: old.id}}}\n"
     (problem,) = checked(text, [described(email="text")])
     assert problem.severity == "finding"
-    assert "old.email" in problem.message and "old.id" not in problem.message
+    assert "old.email" in problem.message
+    assert "old.id" not in problem.message
     assert problem.remedy == "ALTER TABLE public.users REPLICA IDENTITY FULL;"
     assert checked(text, [described(identity=ReplicaIdentity.FULL, email="text")]) == []
 
@@ -172,7 +173,8 @@ def test_computing_with_more_digits_than_a_double_has_is_a_warning(checked: Chec
     text = "track: {{users.insert: {{event: a, properties: {{x: {expression}}}}}}}\n"
     (problem,) = checked(text.format(expression="new.total * 2.0"), tables)
     assert problem.severity == "warning"
-    assert "precision 20" in problem.message and "string" in problem.message
+    assert "precision 20" in problem.message
+    assert "string" in problem.message
     assert checked(text.format(expression="new.total"), tables) == []
     assert checked(text.format(expression="new.small * 2.0"), tables) == []
 

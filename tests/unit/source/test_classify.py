@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - messages stand as they were said
 """The table that says what a PostgreSQL error means; every message here was said by a real server or libpq."""
 
 from __future__ import annotations

@@ -1,0 +1,37 @@
+-- Every built-in type a column is likely to have: a value, an extreme, NULL.
+create table numbers (id int primary key, i2 smallint, i4 integer, i8 bigint, n numeric, n2 numeric(10,2), f4 real, f8 double precision, m money, o oid);
+create table texts (id int primary key, t text, v varchar(20), c char(5), ch "char", n name, b bytea, u uuid, bo boolean);
+create table times (id int primary key, d date, t time, tz timetz, ts timestamp, tstz timestamptz, iv interval);
+create table documents (id int primary key, j json, jb jsonb, jp jsonpath, tv tsvector, tq tsquery);
+create table shapes (id int primary key, p point, l line, s lseg, bx box, pa path, po polygon, ci circle);
+create table nets (id int primary key, i inet, c cidr, m macaddr, m8 macaddr8, bi bit(4), vb varbit, lsn pg_lsn, sn pg_snapshot, x xid8, re regclass, rt regtype);
+create table ranges (id int primary key, i4 int4range, i8 int8range, n numrange, ts tsrange, tz tstzrange, d daterange, mi int4multirange, md datemultirange);
+-- changes
+insert into numbers values (1, 1, 2, 3, 4.50, 5.5, 0.1, 1e+20, 1234.5, 4294967295);
+insert into numbers values (2, -32768, -2147483648, -9223372036854775808, -123456789012345678901234567890.000000000000000000001, -99999999.99, -1e-37, 5e-324, -0.01, 0);
+insert into numbers values (3, 32767, 2147483647, 9223372036854775807, 1e400, 0.00, 3.4028235e38, 1.7976931348623157e308, 0, 1);
+insert into numbers (id) values (4);
+insert into texts values (1, 'text', 'varying', 'ab', 'x', 'name', '\x00ff10', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', true);
+insert into texts values (2, '', '', '', '', '', '', '00000000-0000-0000-0000-000000000000', false);
+insert into texts values (3, E'quote " back \\ tab \t line \n snow ☃ 😀', '{"a":1}', '☃', 'y', 'n', '\x5c78', null, null);
+insert into texts (id) values (4);
+insert into times values (1, '2026-01-02', '03:04:05.123456', '03:04:05+02', '2026-01-02 03:04:05.1', '2026-01-02 03:04:05.123456+02', '1 year 2 mons 3 days 04:05:06.7');
+insert into times values (2, 'infinity', '24:00', '23:59:59.999999-15:59', 'infinity', '-infinity', '-1 days -00:00:01');
+insert into times values (3, '0044-03-15 BC', '00:00', '00:00+00', '0044-03-15 01:02:03 BC', '0044-03-15 01:02:03+00 BC', '0');
+insert into times values (4, '5874897-12-31', null, null, '294276-12-31 23:59:59.999999', '12026-01-02 03:04:05+00', '178000000 years');
+insert into times values (5, '0001-01-01', null, null, '0001-01-01 00:00:00', '0001-01-01 00:00:00+00', null);
+insert into times (id) values (6);
+insert into documents values (1, E'{"b": 1.10,\n "a": [1, null, true, "x"], "b": 2}', '{"b": 1.10, "a": [1, null, true, "x"], "b": 2}', '$.a[*] ? (@ > 1)', 'a:1 fat:2 cat:3', 'fat & !rat');
+insert into documents values (2, '"\ud83d\ude00 \u2603"', '"\ud83d\ude00 \u2603"', null, '', null);
+insert into documents values (3, 'null', 'null', null, null, null);
+insert into documents values (4, '12345678901234567890123', '12345678901234567890123.4567890', null, null, null);
+insert into documents values (5, '  "spaced"  ', '9007199254740993', null, null, null);
+insert into documents (id) values (6);
+insert into shapes values (1, '(1,2.5)', '{1,2,3}', '[(1,2),(3,4)]', '(3,4),(1,2)', '[(1,2),(3,4)]', '((1,2),(3,4),(5,6))', '<(1,2),3>');
+insert into shapes (id) values (2);
+insert into nets values (1, '10.0.0.1/8', '10.0.0.0/8', '08:00:2b:01:02:03', '08:00:2b:01:02:03:04:05', B'1010', B'101', '16/B374D848', '10:20:10,14,15', '18446744073709551615', 'pg_class', 'integer');
+insert into nets values (2, '::1', '2001:db8::/32', null, null, null, B'', null, null, '0', null, null);
+insert into nets (id) values (3);
+insert into ranges values (1, '[1,5)', '(,9]', '[1.5,2.5]', '[2026-01-01 00:00,2026-01-02 00:00)', '[2026-01-01 00:00+00,)', '[2026-01-01,2026-02-01]', '{[1,3),[7,9)}', '{}');
+insert into ranges values (2, 'empty', 'empty', 'empty', null, null, null, '{}', '{(,)}');
+insert into ranges (id) values (3);

@@ -1,0 +1,451 @@
+"""
+JSON over HTTP, once, for every destination that speaks it.
+
+One connection to one place: no proxy and no ``.netrc`` from the environment, no redirects, no cookies, no
+retries below ours, bounded times and answers. What a status means for an event is decided here
+(`HttpClient.post`); what is in a body is the destination's business.
+
+Where it connects is guarded: the address that was checked is the address that is connected to, so a
+name that resolves to something else a moment later (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import gzip as gzip_format
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timezone
+from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import version
+from typing import Any, Union
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from wal_tracker.destinations.base import BatchRefused
+from wal_tracker.errors import DestinationRefusedUs, DestinationUnavailable
+
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+
+CONNECT_TIMEOUT_S = 10.0
+"""Longer than a lost SYN takes to be sent three times; a host that has not answered by then is not there."""
+
+# Of an answer we read a reason at most; more would be memory given to a stranger.
+MAX_ANSWER_BYTES = 64 * 1024
+_REASON_CHARACTERS = 300
+
+_TRANSIENT = frozenset({408, 425, 429})
+# These speak of the content; of every other 4xx (no key, wrong place, wrong method) each event would be as guilty as
+# the next, and dead-lettering a backlog for a rotated key helps nobody.
+_ABOUT_THE_EVENTS = frozenset({400, 409, 413, 422})
+_NEVER_MENDS = frozenset({501, 505})
+
+# Where clouds answer with credentials to whoever asks; link-local 169.254.169.254 is refused with its whole network.
+_METADATA = frozenset(
+    map(ipaddress.ip_address, ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
+)
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+# Prefixes that carry an IPv4 address in their last 32 bits: NAT64 (RFC 6052) and the deprecated IPv4-compatible form.
+_EMBEDDING = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+
+
+class AddressRefused(Exception):
+    """The guard does not let us connect there; the text says why, and what to set."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGuard:
+    """Which addresses may be connected to."""
+
+    allow_private: bool = False
+    """Also addresses that only exist inside: private networks and this machine."""
+    allow_http: bool = False
+    """Also without TLS, wherever it is; with `allow_private` loopback may do without in any case."""
+
+    def check(self, address: Address, scheme: str) -> None:
+        """
+        Refuse an address this destination may not reach.
+
+        Raises:
+            AddressRefused: The address is private, and that is not allowed; or is one nobody delivers to.
+        """
+        address = _innermost(address)
+        if (
+            address in _METADATA
+            or address.is_link_local
+            or address.is_multicast
+            or address.is_unspecified
+            or (address.version == 4 and address in _THIS_NETWORK)
+            or (address.is_reserved and not address.is_loopback)
+        ):
+            raise AddressRefused(
+                f"{address} is link-local, metadata, multicast or reserved; events are never sent there"
+            )
+        if not self.allow_private and not address.is_global:
+            raise AddressRefused(f"{address} is a private address; if that is meant, set allow_private: true")
+        if scheme != "https" and not self.allow_http and not address.is_loopback:
+            raise AddressRefused(
+                "it is not https, events would travel in the clear; if that is meant, set allow_http: true"
+            )
+
+    def resolve(self, host: str, port: int, scheme: str) -> list[tuple[int, Any]]:
+        """
+        The places `host` may be connected at: pairs of address family and socket address.
+
+        Raises:
+            AddressRefused: It has none that is allowed.
+            OSError: It cannot be resolved.
+        """
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        allowed: list[tuple[int, Any]] = []
+        refusal: AddressRefused | None = None
+        for family, _, _, _, place in found:
+            try:
+                # A scope ("fe80::1%eth0") is only ever link-local, and that is refused.
+                self.check(ipaddress.ip_address(str(place[0]).partition("%")[0]), scheme)
+            except AddressRefused as error:
+                refusal = error
+                continue
+            allowed.append((family, place))
+        if not allowed:
+            raise refusal or AddressRefused(f"{host} has no address")
+        return allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back with a 2xx."""
+
+    status: int
+    body: bytes
+    """At most `MAX_ANSWER_BYTES` of it."""
+    headers: Mapping[str, str]
+
+
+class HttpClient:
+    """
+    Posts to one URL. One thread.
+
+    No text it makes (errors, repr) holds the URL's path, query or credentials, or a header's value: any of them may
+    be a secret.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        timeout_s: float,
+        guard: AddressGuard,
+        headers: Mapping[str, str] | None = None,
+        secrets: Sequence[str] = (),
+        ca_file: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Args:
+            name: The destination's, for errors.
+            url: Whole; ``user:password@`` becomes an Authorization header.
+            timeout_s: For the answer to begin, and for it to end.
+            guard: Where it may connect.
+            headers: Sent with every request.
+            secrets: Texts to be hidden wherever the vendor's words are repeated.
+            ca_file: Certificates to trust in place of the usual ones, for a private authority.
+            clock: Seconds since the Unix epoch; a test may give its own.
+
+        Raises:
+            ValueError: The URL is not one.
+        """
+        self.name = name
+        self.origin = check_url(url)
+        """Scheme, host and port: what may be shown."""
+        parts = urlsplit(url)
+        self._scheme, self._host = parts.scheme, parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
+        self._guard = guard
+        self._timeout = (min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)
+        self._clock = clock
+        hidden = [*secrets, parts.query, parts.password and unquote(parts.password)]
+        self._secrets = sorted((secret for secret in hidden if secret), key=len, reverse=True)
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = ca_file or True
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.headers.update(
+            {"User-Agent": f"wal_tracker/{version('wal_tracker')}", "Accept-Encoding": "identity", **(headers or {})}
+        )
+        if parts.username is not None:
+            self._session.auth = HTTPBasicAuth(unquote(parts.username), unquote(parts.password or ""))
+        adapter = _GuardedAdapter(guard)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+
+    def __repr__(self) -> str:
+        return f"HttpClient({self.name!r}, {self.origin!r})"
+
+    def check_address(self) -> None:
+        """
+        Say at start-up what every request would run into.
+
+        A name that does not resolve is no error yet: it may by the time of the first event.
+
+        Raises:
+            DestinationRefusedUs: The guard does not let us connect there.
+        """
+        try:
+            self._guard.resolve(self._host, self._port, self._scheme)
+        except AddressRefused as error:
+            raise DestinationRefusedUs(self.name, f"{self.origin} is refused: {error}") from error
+        except OSError:
+            return
+
+    def post(self, body: bytes, headers: Mapping[str, str], *, gzip: bool = False) -> Answer:
+        """
+        Send a body, and return once it was accepted (any 2xx).
+
+        Args:
+            body: As it is; with `gzip`, compressed here and so declared.
+            headers: Of this request; Content-Type among them.
+
+        Raises:
+            DestinationUnavailable: 408, 425, 429, most 5xx, no or half an answer: send it again.
+            BatchRefused: 400, 409, 413, 422: something in it is refused for good.
+            DestinationRefusedUs: Every other status, a certificate that does not hold, an address not allowed.
+        """
+        sent = dict(headers)
+        if gzip:
+            # mtime=0: the same events give the same bytes.
+            body, sent["Content-Encoding"] = gzip_format.compress(body, 6, mtime=0), "gzip"
+        deadline = time.monotonic() + self._timeout[1]
+        try:
+            with self._session.post(
+                self._url, data=body, headers=sent, timeout=self._timeout, allow_redirects=False, stream=True
+            ) as response:
+                answer = Answer(response.status_code, self._read(response, deadline), dict(response.headers))
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            # Without its cause: the libraries' texts hold the whole URL.
+            raise self._failure(error) from None
+        if 200 <= answer.status < 300:
+            return answer
+        raise self._verdict(answer, response.headers)
+
+    def close(self) -> None:
+        """Let go of the connection; calling it twice is harmless."""
+        self._session.close()
+
+    @staticmethod
+    def _read(response: requests.Response, deadline: float) -> bytes:
+        """The beginning of the answer; a body that never ends, or trickles, is left."""
+        body = b""
+        while len(body) < MAX_ANSWER_BYTES:
+            chunk: bytes = response.raw.read1(MAX_ANSWER_BYTES - len(body))
+            if not chunk:
+                break
+            body += chunk
+            if time.monotonic() > deadline:
+                raise requests.exceptions.ReadTimeout
+        return body
+
+    def _verdict(self, answer: Answer, headers: Mapping[str, str]) -> Exception:
+        status = answer.status
+        said = f"{self.origin} answered {status}{self._reason(answer.body)}"
+        if status in _TRANSIENT or (status >= 500 and status not in _NEVER_MENDS):
+            # Without the body: what is retried is logged, and an answer may repeat what was sent.
+            return DestinationUnavailable(
+                self.name, f"{self.origin} answered {status}", retry_after_s=retry_after_s(headers, self._clock())
+            )
+        if status in _ABOUT_THE_EVENTS:
+            return BatchRefused(f"HTTP {status}{self._reason(answer.body)}")
+        if 300 <= status < 400:
+            return DestinationRefusedUs(
+                self.name, f"{said}, a redirect, which is not followed; configure the final URL"
+            )
+        if status in (401, 403):
+            return DestinationRefusedUs(self.name, f"{said}; check the key or secret in the configuration")
+        if status == 410:
+            return DestinationRefusedUs(
+                self.name, f"{said}: the receiver wants no more events; give its new URL or remove this destination"
+            )
+        return DestinationRefusedUs(self.name, f"{said}; check the URL and what is expected there")
+
+    def _failure(self, error: Exception) -> Exception:
+        """What a request without an answer means, in words of our own."""
+        for cause in _causes(error):
+            if isinstance(cause, AddressRefused):
+                return DestinationRefusedUs(self.name, f"{self.origin} is refused: {cause}")
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return DestinationRefusedUs(
+                    self.name,
+                    f"the certificate of {self.origin} does not hold: {cause.verify_message}; mend it there, or name "
+                    "the authority that signed it as ca_file",
+                )
+        if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)):
+            return DestinationRefusedUs(self.name, f"the URL or a header for {self.origin} cannot be sent")
+        if isinstance(error, requests.exceptions.ConnectTimeout):
+            what = f"did not take a connection within {self._timeout[0]:g} s"
+        elif isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
+            what = f"did not answer within {self._timeout[1]:g} s"
+        elif any(isinstance(cause, socket.gaierror) for cause in _causes(error)):
+            what = "has a name that does not resolve now"
+        elif any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error)):
+            what = "refuses connections"
+        else:
+            what = f"cut the connection ({type(_root(error)).__name__})"
+        return DestinationUnavailable(self.name, f"{self.origin} {what}")
+
+    def _reason(self, body: bytes) -> str:
+        """The vendor's words, short, printable, and without our secrets."""
+        text = body[: 4 * _REASON_CHARACTERS].decode("utf-8", "replace")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_REASON_CHARACTERS]
+        return f": {text}" if text else ""
+
+
+def check_url(url: str) -> str:
+    """
+    Check the form of an HTTP URL, and give the part of it that may be shown: scheme, host and port.
+
+    Raises:
+        ValueError: It is not one; the text does not repeat it.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        if host and ":" not in host:
+            host.encode("idna")
+    except ValueError as error:
+        raise ValueError("is not a URL; expected https://host/path") from error
+    if parts.scheme not in ("http", "https") or not host or any(c.isspace() or not c.isprintable() for c in url):
+        raise ValueError("is not a URL; expected https://host/path")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + (f":{port}" if port else "")
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
+    """
+    Seconds the server asks us to wait; None where it does not say, or not so that we understand.
+
+    See: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    when = _http_date(text)
+    if when is None:
+        return None
+    # By the server's own clock, where it tells it: ours may be off.
+    served = _http_date(headers.get("Date", ""))
+    return max(0.0, when - (now if served is None else served))
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _innermost(address: Address) -> Address:
+    """The IPv4 address an IPv6 address leads to, where it is one in disguise."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]
+    if not address.is_loopback and not address.is_unspecified and any(address in network for network in _EMBEDDING):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and everything it says it comes from; libraries hide causes in `args` and `reason` as well."""
+    seen: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if not isinstance(cause, BaseException) or cause in seen:
+            continue
+        seen.append(cause)
+        waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+    return seen
+
+
+def _root(error: BaseException) -> BaseException:
+    return _causes(error)[-1]
+
+
+class _GuardedConnection(HTTPConnection):
+    """
+    Connects to an address that was checked, and to no other.
+
+    `_new_conn` is where urllib3 resolves and connects (urllib3 2, connection.py). TLS's server name and the Host
+    header are the URL's, as ever.
+    """
+
+    guard: AddressGuard
+    scheme = "http"
+
+    def _new_conn(self) -> socket.socket:
+        host = self.host.strip("[]")
+        try:
+            places = self.guard.resolve(host, self.port or 0, self.scheme)
+        except socket.gaierror as error:
+            raise urllib3.exceptions.NameResolutionError(self.host, self, error) from error
+        except (AddressRefused, OSError) as error:
+            raise urllib3.exceptions.NewConnectionError(self, "refused") from error
+        failed: OSError | None = None
+        for family, place in places:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(self.timeout if isinstance(self.timeout, (int, float)) else CONNECT_TIMEOUT_S)
+                sock.connect(place)
+                return sock
+            except OSError as error:
+                sock.close()
+                failed = error
+        if isinstance(failed, TimeoutError):
+            raise urllib3.exceptions.ConnectTimeoutError(self, "timed out") from failed
+        raise urllib3.exceptions.NewConnectionError(self, "failed") from failed
+
+
+class _GuardedTLSConnection(_GuardedConnection, HTTPSConnection):
+    """The same, and then TLS."""
+
+    scheme = "https"
+
+
+class _GuardedAdapter(HTTPAdapter):
+    """One kept connection, no retries below ours, every connection by way of the guard."""
+
+    def __init__(self, guard: AddressGuard) -> None:
+        self._guard = guard
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """As the base class; then the pools are ours."""
+        super().init_poolmanager(*args, **kwargs)
+        guard = self._guard
+        plain = type("Connection", (_GuardedConnection,), {"guard": guard})
+        tls = type("TLSConnection", (_GuardedTLSConnection,), {"guard": guard})
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+        }

@@ -1,0 +1,230 @@
+"""
+Dead letters that a person wants delivered after all.
+
+A rejected event goes to its destination again, byte for byte. A change some rule could not be evaluated on goes through
+that rule as it is now. What is refused again is dead again, with its new reason; the rest is marked as replayed once
+it is durable and the position that covers it is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from wal_tracker.channels import Channel, Router
+from wal_tracker.config.model import DeliveryConfig
+from wal_tracker.decode.changes import ChangeReader
+from wal_tracker.delivery import Delivery
+from wal_tracker.errors import DecodeError, RuleEvaluationError
+from wal_tracker.lsn import LSN
+from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction
+from wal_tracker.rules.compile import CompiledRule
+from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
+from wal_tracker.state.base import Cursor, DeadLetter, StateStore
+
+logger = logging.getLogger("wal_tracker.replay")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A delivery, and how many events it must have settled before everything replayed is settled."""
+
+    delivery: Delivery
+    settled: int
+
+    @property
+    def is_over(self) -> bool:
+        return self.delivery.delivered + self.delivery.rejected >= self.settled
+
+
+class Replay:
+    """Delivers letters marked ``replay``, some at a time. Called on the pipeline's thread, between transactions."""
+
+    def __init__(self, state: StateStore, rules: RuleSet, reader: ChangeReader, router: Router) -> None:
+        """
+        Args:
+            state: Where the letters are.
+            rules: The rules as they are now.
+            reader: Reads the stored changes.
+            router: Who gets an event.
+        """
+        self._state = state
+        self._rules = rules
+        self._reader = reader
+        self._router = router
+        self._deliveries = router.deliveries
+        self._letters: list[DeadLetter] = []
+        self._waiting: list[_Waiting] = []
+
+    def begin(self, max_letters: int = 500) -> bool:
+        """
+        Offer marked letters to their destinations, unless some are on their way already.
+
+        Returns:
+            Whether any are on their way now.
+        """
+        if self._letters:
+            return True
+        offers: dict[str, list[Deliverable]] = {}
+        for letter in self._state.dead_letters(status="replay", limit=max_letters):
+            try:
+                for name, event in self._deliverables(letter):
+                    offers.setdefault(name, []).append(event)
+            except (RuleEvaluationError, DecodeError) as error:
+                reason = error.reason if isinstance(error, RuleEvaluationError) else str(error)
+                self._state.add([replace(letter, reason=reason, status="dead")])
+                continue
+            self._letters.append(letter)
+        for name, events in offers.items():
+            delivery = self._deliveries[name]
+            held = delivery.delivered + delivery.rejected + delivery.held_events
+            # A boundary, so that the mark of what is written now is stored with a position that covers it.
+            delivery.offer(events, delivery.told, sum(len(event.to_json()) for event in events))
+            self._waiting.append(_Waiting(delivery, held + len(events)))
+        return bool(self._letters)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything offered is durable or dead again; positions must be stored before `finish`."""
+        return bool(self._letters) and all(waiting.is_over for waiting in self._waiting)
+
+    def finish(self) -> tuple[int, int]:
+        """
+        Mark what was delivered.
+
+        Returns:
+            How many letters were delivered, and how many are dead again.
+        """
+        marked = {(letter.id, letter.destination) for letter in self._state.dead_letters(status="replay")}
+        delivered = [letter.id for letter in self._letters if (letter.id, letter.destination) in marked]
+        self._state.set_status(delivered, "replayed")
+        failed = len(self._letters) - len(delivered)
+        logger.info("dead letters replayed", extra={"delivered": len(delivered), "dead_again": failed})
+        self._letters, self._waiting = [], []
+        return len(delivered), failed
+
+    def _deliverables(self, letter: DeadLetter) -> list[tuple[str, Deliverable]]:
+        """What is to be sent for a letter, and where."""
+        if letter.kind == "rejected":
+            if letter.destination not in self._deliveries:
+                raise RuleEvaluationError(
+                    rule=letter.rule, reason=f"{letter.reason} (no destination {letter.destination!r} is configured now)"
+                )
+            return [(letter.destination, _stored(letter))]
+        event, rule = self._evaluated(letter)
+        if event is None:
+            return []
+        router = self._router
+        channels = router.matching(event.name) if rule is None else router.of_rule(rule, event.name)
+        return [(channel.config.name, event) for channel in channels]
+
+    def _evaluated(self, letter: DeadLetter) -> tuple[Event | None, CompiledRule | None]:
+        """The rule of a rule error, tried anew."""
+        if letter.table.startswith("message."):
+            message = _message(letter)
+            if letter.rule == EVENT_PREFIX:
+                return self._rules.emitted(message), None
+            for rule in self._rules.message_rules(message):
+                if rule.rule_id == letter.rule:
+                    return rule.make(message), rule
+        else:
+            change = self._reader.read(letter.payload)
+            self._rules.wanted(change.relation)
+            plan = change.relation.plan
+            for rule in plan.rules[change.op] if plan is not None else ():
+                if rule.rule_id == letter.rule:
+                    return rule.make(change), rule
+        raise RuleEvaluationError(rule=letter.rule, reason=f"{letter.reason} (no such rule is configured now)")
+
+
+def _stored(letter: DeadLetter) -> Deliverable:
+    """A rejected event as it was sent."""
+    document = orjson.loads(letter.payload)
+    if "event" not in document:
+        source = {key: document.get(key) for key in ("op", "schema", "table", "commit_lsn", "ordinal", "xid")}
+        return RawChange(letter.id, letter.event, letter.commit_time, document, source)
+    event = Event(
+        document["id"],
+        document["event"],
+        document.get("distinct_id"),
+        document["timestamp"],
+        document.get("properties", {}),
+        document["source"],
+    )
+    event.keep_json(letter.payload)
+    return event
+
+
+def _message(letter: DeadLetter) -> Message:
+    document = orjson.loads(letter.payload)
+    transaction = Transaction(
+        document["xid"], letter.commit_lsn, document["commit_time_us"], letter.commit_time
+    )
+    return Message(
+        transaction,
+        document["prefix"],
+        document["content"].encode("utf-8", "surrogateescape"),
+        LSN.parse(document["lsn"]),
+        document["transactional"],
+        document["ordinal"],
+        document["context"],
+    )
+
+
+def deliver_letters(
+    state: StateStore, rules: RuleSet, reader: ChangeReader, channels: Sequence[Channel], settings: DeliveryConfig
+) -> tuple[int, int]:
+    """
+    Deliver marked letters without a source; for when no `run` does it.
+
+    Args:
+        state: Held by this process (`StateStore.exclusive`).
+        rules: As for `Replay`.
+        reader: As for `Replay`.
+        channels: The destinations, not yet started.
+        settings: `shutdown_timeout_s` bounds how long a destination that does not answer is waited for.
+
+    Returns:
+        How many letters were delivered, and how many were not.
+
+    Raises:
+        WalTrackerError: A destination cannot be opened, or refuses us; the letters stay marked.
+    """
+    cursors = state.cursors()
+    replay = Replay(state, rules, reader, Router(channels))
+    started: list[Channel] = []
+    try:
+        for channel in channels:
+            cursor = cursors.get(channel.config.name)
+            channel.delivery.start(channel.start, cursor.mark if cursor else None)
+            started.append(channel)
+        delivered = 0
+        wanted = state.count_dead_letters("replay")
+        while replay.begin():
+            deadline = time.monotonic() + settings.shutdown_timeout_s
+            while not replay.is_settled and time.monotonic() < deadline:
+                for channel in channels:
+                    if channel.delivery.failure is not None:
+                        raise channel.delivery.failure
+                time.sleep(0.01)
+            if not replay.is_settled:
+                break
+            _save(state, channels)
+            delivered += replay.finish()[0]
+        return delivered, wanted - delivered
+    finally:
+        for channel in started:
+            channel.delivery.stop(0.0 if channel.delivery.failure else 1.0)
+
+
+def _save(state: StateStore, channels: Sequence[Channel]) -> None:
+    moved = {}
+    for channel in channels:
+        lsn, mark = channel.delivery.position()
+        if lsn:  # a destination no `run` has been to has no position, and none is to be made up
+            moved[channel.config.name] = Cursor(lsn, mark)
+    state.save_cursors(moved)
