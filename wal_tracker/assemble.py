@@ -219,7 +219,7 @@ class Run:
                     logger.info("executed", extra={"statement": statement})
             server = slots.identify(settings)
             status = slots.read_status(session, settings.slot)
-            until = slots.end_of_wal(session) if self._until_caught_up else None
+            until = slots.end_of_commits(session) if self._until_caught_up else None
         position = self._begin_at(settings, server, status, sinks)
         rules = RuleSet(config, types, system_identifier=server.system_identifier, mode="wal")
         source = ReplicationSource(settings, build_decoder(config, types, rules.wanted))

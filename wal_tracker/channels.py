@@ -64,6 +64,9 @@ class Router:
                 channel
                 for channel in self._channels
                 if channel.raw
-                and any(fnmatchcase(name, one) for one in channel.config.filter for name in (relation.table, relation.name))
+                and any(
+                    fnmatchcase(relation.table, pattern) or fnmatchcase(relation.name, pattern)
+                    for pattern in channel.config.filter
+                )
             )
         return found

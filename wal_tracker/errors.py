@@ -143,10 +143,10 @@ class SlotLost(SourceError):
     def __init__(self, *, slot: str, reason: str, confirmed: LSN | None = None) -> None:
         since = f" after {confirmed}" if confirmed is not None else ""
         super().__init__(
-            f"SLOT_LOST: replication slot {slot!r} can no longer be read ({reason}); changes committed{since} will not "
-            "come through it. The gap is recorded (`wal_tracker status`). To go on: `wal_tracker drop --slot-only --yes`, "
-            "then `wal_tracker apply --yes`, and reload what was missed from the tables themselves. To keep it from "
-            "happening again, raise max_slot_wal_keep_size or watch `wal_tracker status`"
+            f"SLOT_LOST: replication slot {slot!r} can no longer be read ({reason}); changes committed{since} will "
+            "not come through it. The gap is recorded (`wal_tracker status`). To go on: "
+            "`wal_tracker drop --slot-only --yes`, then `wal_tracker apply --yes`, and reload what was missed from the "
+            "tables themselves. To keep it from happening again, raise max_slot_wal_keep_size or watch `wal_tracker status`"
         )
         self.slot, self.reason, self.confirmed = slot, reason, confirmed
 

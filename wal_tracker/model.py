@@ -278,7 +278,9 @@ class RawChange:
 
     __slots__ = ("id", "name", "distinct_id", "timestamp", "document", "source", "_json")
 
-    def __init__(self, id: str, name: str, timestamp: str, document: dict[str, Value], source: dict[str, Value]) -> None:
+    def __init__(
+        self, id: str, name: str, timestamp: str, document: dict[str, Value], source: dict[str, Value]
+    ) -> None:
         """
         Args:
             id: UUIDv5 over the change itself.

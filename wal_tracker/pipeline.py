@@ -25,8 +25,8 @@ from typing import Protocol
 from wal_tracker.channels import Channel, Router
 from wal_tracker.checkpoint import Checkpoint
 from wal_tracker.config.model import DeliveryConfig
-from wal_tracker.destinations.base import Mark
 from wal_tracker.decode.changes import ChangeReader
+from wal_tracker.destinations.base import Mark
 from wal_tracker.errors import RuleEvaluationError, SlotLost, WalTrackerError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
@@ -175,6 +175,8 @@ class Pipeline:
             channel.delivery.start(channel.start, cursor.mark if cursor else None)
         clean = False
         try:
+            # Where every destination stands before its first event: what a crash leaves behind this is taken back.
+            self.save()
             failures, connected_at = 0, 0.0
             while not self._finished():
                 try:
@@ -196,7 +198,8 @@ class Pipeline:
                     self.stats.reconnects += 1
                     delay = random.uniform(0.5, 1.0) * min(RECONNECT_CAP_S, RECONNECT_BASE_S * 2 ** min(failures, 10))
                     logger.warning(
-                        "lost the stream", extra={"reason": str(error), "retry_in_s": round(delay, 1), "failures": failures}
+                        "lost the stream",
+                        extra={"reason": str(error), "retry_in_s": round(delay, 1), "failures": failures},
                     )
                     self._wait(delay)
             clean = True
@@ -226,7 +229,7 @@ class Pipeline:
             self._tick()
 
     def _begin_stream(self) -> None:
-        """A new connection begins between transactions; what of the cut one was handled is counted off when it returns."""
+        """A new connection begins between transactions; what was handled of a cut one is counted off on its return."""
         if self._transaction is not None and not self._passing_over:
             self._partial_at = LSN(self._transaction.commit_lsn)
         self._transaction = None
@@ -319,7 +322,8 @@ class Pipeline:
                 self._fail(message, rule, error)
                 continue
             if made is not None:
-                self._send(made, rule.targets.get(made.name) or self._router.of_rule(rule, made.name), message.transaction)
+                channels = rule.targets.get(made.name) or self._router.of_rule(rule, made.name)
+                self._send(made, channels, message.transaction)
 
     def _send(self, event: Event, channels: Sequence[Channel], transaction: Transaction) -> None:
         self.stats.events += 1

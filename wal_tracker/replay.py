@@ -112,7 +112,8 @@ class Replay:
         if letter.kind == "rejected":
             if letter.destination not in self._deliveries:
                 raise RuleEvaluationError(
-                    rule=letter.rule, reason=f"{letter.reason} (no destination {letter.destination!r} is configured now)"
+                    rule=letter.rule,
+                    reason=f"{letter.reason} (no destination {letter.destination!r} is configured now)",
                 )
             return [(letter.destination, _stored(letter))]
         event, rule = self._evaluated(letter)

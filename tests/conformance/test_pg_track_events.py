@@ -219,7 +219,7 @@ def judge(want: Any, code: int, stdout: str, stderr: str) -> None:
         assert want.says in stderr
         assert "config.yaml" in stderr or "track" in stderr or "destinations" in stderr, "names no place"
     elif isinstance(want, RowError):
-        (error,) = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+        (error,) = [line for line in map(json.loads, stderr.splitlines()) if "error" in line]
         assert (code, events) == (1, [])
         assert error["rule"]
         assert error["line"] == 1

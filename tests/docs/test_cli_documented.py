@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -46,3 +47,19 @@ def test_what_is_written_wrong_exits_with_2() -> None:
     """An unknown command and an unknown option are usage errors."""
     assert commands.run("rnu").code == 2
     assert commands.run("plugins", "--jsno").code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--config", "{}", "validate"), ("validate", "-c", "{}"), ("dlq", "list", "-c", "{}")]
+)
+def test_the_configuration_may_be_named_before_and_after_the_command(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Either way it is the file that is read."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"track: {{users.insert: {{event: a}}}}\nstate: sqlite:///{tmp_path}/state.db\n")
+    assert commands.run(*(part.format(path) for part in arguments)).code == 0
+    path.unlink()
+    missing = commands.run(*(part.format(path) for part in arguments))
+    assert missing.code == 2
+    assert "mine.yaml" in missing.stdout + missing.stderr

@@ -34,9 +34,7 @@ def test_right_rules_exit_0(project: Project) -> None:
 def test_names_and_types_are_held_against_the_table(project: Project) -> None:
     """An unknown table, an unknown column, a type that does not fit: three errors, exit 2."""
     project.configure(
-        "track:\n"
-        "  userz.insert: {event: a}\n"
-        "  users.insert: {event: a, properties: {x: new.emial, y: new.n * 1.5}}\n"
+        "track:\n  userz.insert: {event: a}\n  users.insert: {event: a, properties: {x: new.emial, y: new.n * 1.5}}\n"
     )
     found = problems(project, 2)
     assert [severity for severity, _ in found] == ["error"] * 3

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support import matrix
-from tests.support.postgres import Database, Server
+from tests.support.postgres import Database, Server, wait_until
 
 
 def test_a_database_is_the_tests_own(database: Database) -> None:
@@ -66,3 +68,18 @@ def test_nothing_is_left_behind() -> None:
         root, pid = made.root, made.pid
     assert not root.exists()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_killed_owner_leaves_nothing_behind() -> None:
+    """kill -9 of the process that started a server ends the server and removes its directory."""
+    program = (
+        "import os, signal\n"
+        "from wal_tracker.demo.server import EmbeddedPostgres\n"
+        "with EmbeddedPostgres() as server:\n"
+        "    print(server.root, server.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    root, pid = done.stdout.split()
+    wait_until(lambda: not Path(root).exists())
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())

@@ -10,14 +10,14 @@ import psycopg2
 import pytest
 
 from tests.support import matrix
-from tests.support.postgres import Database, Server
+from tests.support.postgres import Database, Server, wait_until
 from tests.support.replication import Consumer, settings_for
 from wal_tracker.errors import PreflightFailed, SlotInUse, SourceRefused, SourceUnavailable
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Message
 from wal_tracker.secret import Secret
 from wal_tracker.source import setup, slot
-from wal_tracker.source.connection import SourceSettings
+from wal_tracker.source.connection import OUTPUT_PLUGIN_REMEDY, SourceSettings
 from wal_tracker.source.plan import Desired
 
 
@@ -131,13 +131,13 @@ def test_a_slot_being_read_is_not_dropped(shop: Database) -> None:
         ("create table bad (id int primary key deferrable, note text)", "deferrable"),
         ("create table bad (id int primary key); alter table bad replica identity nothing", "NOTHING"),
         (
-            "create table bad (id int not null unique); alter table bad replica identity using index bad_id_key;"
-            "alter table bad drop constraint bad_id_key",
+            """create table bad (id int not null unique); alter table bad replica identity using index bad_id_key;
+            alter table bad drop constraint bad_id_key""",
             "no longer exists",
         ),
         (
-            "create table bad (id int) partition by range (id);"
-            "create table bad_1 partition of bad for values from (0) to (10)",
+            """create table bad (id int) partition by range (id);
+            create table bad_1 partition of bad for values from (0) to (10)""",
             "partitions of public.bad",
         ),
         ("create unlogged table bad (id int primary key)", "unlogged"),
@@ -281,6 +281,21 @@ def test_a_plugin_that_is_not_allowed_is_found_before_it_is_tried(shop: Database
         setup.apply(wanted)
     with pytest.raises(SourceRefused, match="alter system set output_plugin_libraries = pgoutput"):
         slot.create(wanted.settings)
+
+
+def test_the_remedy_for_a_plugin_mends_it(server: Callable[..., Server]) -> None:
+    """The ALTER SYSTEM of the finding, run as it stands, lets the plugin in (and pgoutput stays in)."""
+    made = server()
+    if not made.sql("select 1 from pg_settings where name = 'output_plugin_libraries'"):
+        pytest.skip("this version lets every plugin in")
+    database = made.create_database()
+    database.sql("create table users (id int primary key)")
+    for statement in OUTPUT_PLUGIN_REMEDY.split(": ", 1)[1].split("(")[0].split("; ")[:1]:
+        made.sql(statement)
+    made.sql("select pg_reload_conf()")
+    wait_until(lambda: "wal2json" in made.sql("show output_plugin_libraries")[0][0])
+    assert setup.plan(wanting(database, "users", plugin="wal2json")).findings == ()
+    assert setup.plan(wanting(database, "users")).findings == ()
 
 
 @pytest.mark.wal2json

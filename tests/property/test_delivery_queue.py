@@ -35,7 +35,8 @@ def test_every_event_goes_once_in_order_and_the_position_is_the_last_boundary_pa
     for index, (count, ends, filling) in enumerate(chunks, start=1):
         first = len(offered)
         made: list[Deliverable] = [
-            make_event(first + n, commit_lsn=LSN(index * 1000), properties={"text": "x" * filling}) for n in range(count)
+            make_event(first + n, commit_lsn=LSN(index * 1000), properties={"text": "x" * filling})
+            for n in range(count)
         ]
         offered += made
         if ends:

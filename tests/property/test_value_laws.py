@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wal_tracker.decode.changes import ChangeReader, change_document, emitted
-from wal_tracker.decode.values import codec
+from wal_tracker.decode.values import _from_iso_before_3_11, codec
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Change, Column, PartialRow, Relation, ReplicaIdentity, Transaction
 from wal_tracker.pgtypes import PgType, PgTypeKind, TypeCatalog
@@ -79,6 +79,7 @@ def test_timestamps_are_the_instant_they_say(moment: datetime) -> None:
     aware = moment.replace(tzinfo=timezone.utc)
 
     assert codec(TYPES, 1184).cel(written + "+00") == aware
+    assert _from_iso_before_3_11(written + "+00") == _from_iso_before_3_11(written + "+00:00") == aware
     assert codec(TYPES, 1114).cel(written) == aware
     assert codec(TYPES, 1184).exact(written + "+00") == written.replace(" ", "T") + "Z"
 

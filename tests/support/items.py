@@ -7,6 +7,7 @@ the sequence of versions; rows of aborted transactions and savepoints carry a no
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from typing import Any
@@ -35,7 +36,7 @@ def config(database: Database, **more: Any) -> dict[str, Any]:
     """A configuration over this workload that writes ``events.jsonl``."""
     return {
         "source": {"dsn": database.dsn, "slot": f"wt_{database.name}", "publication": "wal_tracker"},
-        "track": CONFIG_RULES,
+        "track": copy.deepcopy(CONFIG_RULES),
         "destinations": {"file": {"path": "events.jsonl"}},
         **more,
     }

@@ -28,8 +28,8 @@ def refused(content: str | bytes) -> str:
 
 @pytest.mark.parametrize(
     "text",
-    ["no", "off", "yes", "on", "Y", "n", "0123", "0o17", "0x1F", "0b1", "12:30:45", "1_000", "2026-01-02", ".inf", "-.inf",
-     ".nan", "2026-01-02T03:04:05Z", "12345678901234567890", "1e999", "=", "1,000", "nUll"],
+    ["no", "off", "yes", "on", "Y", "n", "0123", "0o17", "0x1F", "0b1", "12:30:45", "1_000", "2026-01-02", ".inf",
+     "-.inf", ".nan", "2026-01-02T03:04:05Z", "12345678901234567890", "1e999", "=", "1,000", "nUll"],
 )  # fmt: skip
 def test_a_word_stays_a_word(text: str) -> None:
     """A country code is no truth value, a time no number in base sixty, a zip code keeps its zero."""

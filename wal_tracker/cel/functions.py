@@ -508,7 +508,8 @@ def _rounding(name: str, to_whole: Callable[[float], float]) -> Callable[[Any], 
     return rounded
 
 
-def _half_away(value: float) -> float:
+def _half_up(value: float) -> float:
+    """The magnitude, rounded with halves away from zero; `_rounding` puts the sign back."""
     whole = float(math.floor(abs(value)))
     return whole + 1.0 if abs(value) - whole >= 0.5 else whole
 
@@ -643,5 +644,5 @@ _function("math.greatest", _most("greatest", greater), "int uint double list", r
 _function("math.least", _most("least", less), "int uint double list", result="dyn", variadic=True)
 _function("math.ceil", _rounding("ceil", lambda x: float(math.ceil(x))), "double", result="double")
 _function("math.floor", _rounding("floor", lambda x: float(math.floor(x))), "double", result="double")
-_function("math.round", _rounding("round", _half_away), "double", result="double")
+_function("math.round", _rounding("round", _half_up), "double", result="double")
 _function("math.abs", absolute, "int uint double", result="first")

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
-from wal_tracker import assemble
 from wal_tracker.cli import ask, table
+from wal_tracker.cli.letters import chosen, deliver, document, shortened
 from wal_tracker.config.load import load
-from wal_tracker.config.model import Config
 from wal_tracker.state import open_state
-from wal_tracker.state.base import DeadLetter, StateStore
-
-POLL_INTERVAL_S = 0.2
 
 EXAMPLES = """
 \b
@@ -66,14 +61,16 @@ def _options(command: Any) -> Any:
 
 @dlq_command.command("list", epilog=LIST_EXAMPLES)
 @click.option("--destination", help="Only letters of this destination.")
+@click.option("--replayed", is_flag=True, help="Those that have been delivered after all, too.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_obj
-def list_letters(path: Path | None, destination: str | None, limit: int, as_json: bool) -> None:
+def list_letters(path: Path | None, destination: str | None, replayed: bool, limit: int, as_json: bool) -> None:
     """List the dead letters, oldest first."""
     config = load(path, os.environ)
     with closing(open_state(config.state)) as state:
-        letters = state.dead_letters(status=None, limit=limit, destination=destination)
+        found = state.dead_letters(status=None, destination=destination)
+    letters = [letter for letter in found if replayed or letter.status != "replayed"][:limit]
     if as_json:
         for letter in letters:
             click.echo(json.dumps(document(letter)))
@@ -131,7 +128,7 @@ def replay(ctx: click.Context, ids: tuple[str, ...], every: bool, destination: s
     path: Path | None = ctx.obj
     config = load(path, os.environ)
     with closing(open_state(config.state)) as state:
-        letters = chosen(state, ids, destination, every)
+        letters = [letter for letter in chosen(state, ids, destination, every) if letter.status != "replayed"]
         state.set_status([letter.id for letter in letters], "replay")
         delivered, failed = deliver(config, state, [letter.id for letter in letters], wait_s)
     click.echo(f"{delivered} delivered, {failed} not", err=True)
@@ -151,73 +148,3 @@ def drop(path: Path | None, ids: tuple[str, ...], every: bool, destination: str 
             ask.confirm(f"Drop {len(letters)} dead letters for good?", yes)
             state.drop([letter.id for letter in letters])
             click.echo(f"{len(letters)} dropped", err=True)
-
-
-def chosen(state: StateStore, ids: tuple[str, ...], destination: str | None, every: bool) -> list[DeadLetter]:
-    """
-    The letters a person means.
-
-    Raises:
-        click.UsageError: None is named, or a name fits no letter, or more than one.
-    """
-    letters = [
-        letter for letter in state.dead_letters(status=None, destination=destination) if letter.status != "replayed"
-    ]
-    if every or (destination is not None and not ids):
-        return letters
-    if not ids:
-        raise click.UsageError("name dead letters by their ids, or say --all or --destination NAME")
-    found = []
-    for id in ids:
-        fitting = [letter for letter in letters if letter.id.startswith(id)]
-        if len({letter.id for letter in fitting}) != 1:
-            raise click.UsageError(
-                f"no dead letter's id begins with {id!r}" if not fitting else f"more than one id begins with {id!r}"
-            )
-        found += fitting
-    return found
-
-
-def deliver(config: Config, state: StateStore, ids: list[str], wait_s: float) -> tuple[int, int]:
-    """
-    See to it that letters marked "replay" are delivered.
-
-    Returns:
-        How many were, and how many were not (in time).
-    """
-    if ids and not state.is_held():
-        result = assemble.replay_dead_letters(config, state)
-        return result.delivered, result.failed
-    if ids:
-        click.echo(f"`wal_tracker run` is running and delivers them; waiting up to {wait_s:g} s", err=True)
-    deadline = time.monotonic() + wait_s
-    while True:
-        status = {letter.id: letter.status for letter in state.dead_letters(status=None) if letter.id in ids}
-        waiting = sum(1 for id in ids if status.get(id) == "replay")
-        if not waiting or time.monotonic() > deadline:
-            failed = sum(1 for id in ids if status.get(id, "replayed") != "replayed")
-            return len(ids) - failed, failed
-        time.sleep(POLL_INTERVAL_S)
-
-
-def document(letter: DeadLetter) -> dict[str, Any]:
-    """A letter as JSON, without its payload."""
-    return {
-        "id": letter.id,
-        "status": letter.status,
-        "kind": letter.kind,
-        "destination": letter.destination,
-        "rule": letter.rule,
-        "event": letter.event,
-        "table": letter.table,
-        "commit_lsn": str(letter.commit_lsn),
-        "commit_time": letter.commit_time,
-        "reason": letter.reason,
-        "created_at": letter.created_at,
-    }
-
-
-def shortened(reason: str) -> str:
-    """The first line of a reason, short enough for a table."""
-    first = reason.splitlines()[0] if reason else ""
-    return first if len(first) <= 60 else first[:59] + "…"

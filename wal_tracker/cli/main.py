@@ -30,20 +30,40 @@ COMMANDS = {
     "plugins": "plugins",
 }
 
+WITHOUT_CONFIGURATION = frozenset({"demo", "plugins"})
+
 
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
         command = getattr(importlib.import_module(f"wal_tracker.cli.{module}"), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
+        if cmd_name not in WITHOUT_CONFIGURATION:
+            _take_config(command)
         return command
+
+
+def _take_config(command: click.Command) -> None:
+    """Let ``--config`` stand after the command's name, too: where people look for it."""
+
+    def keep(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:  # noqa: ARG001 - click's
+        if value is not None:
+            ctx.obj = value
+
+    if all(parameter.name != "config" for parameter in command.params):
+        file = click.Path(path_type=Path, dir_okay=False)
+        text = "Configuration file; may also stand before the command."
+        command.params.append(click.Option(["--config", "-c"], type=file, callback=keep, expose_value=False, help=text))
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _take_config(inner)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -18,7 +18,13 @@ def find(config: Config, types: TypeCatalog, tables: Iterable[TableDescription] 
     found = check(config, types, tables)
     for destination in (*config.destinations, *config.raw_destinations):
         try:
-            registry.build(destination.name, destination.kind, destination.options, destination.path)
+            registry.build(
+                destination.name,
+                destination.kind,
+                destination.options,
+                destination.path,
+                defaults={"request_timeout_s": destination.delivery.request_timeout_s},
+            )
         except ConfigError as error:
             found.append(Problem.of(error))
         except PluginError as error:
@@ -28,17 +34,12 @@ def find(config: Config, types: TypeCatalog, tables: Iterable[TableDescription] 
 
 def refuse(found: Iterable[Problem]) -> None:
     """
-    Tell the warnings; stop at errors.
+    Stop at errors.
 
     Raises:
-        ConfigError: All of the errors, one below the other.
+        ConfigError: All of them, one below the other.
     """
-    errors = []
-    for problem in found:
-        if problem.severity == "error":
-            errors.append(str(problem))
-        elif problem.severity == "warning":
-            click.echo(f"warning: {problem}", err=True)
+    errors = [str(problem) for problem in found if problem.severity == "error"]
     if errors:
         raise ConfigError("\n".join(errors))
 

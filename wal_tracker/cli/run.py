@@ -65,7 +65,7 @@ def _stop_on_signals(job: assemble.Run) -> list[int]:
     interrupted: list[int] = []
     seen: list[int] = []
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         if seen:
             # Unconfirmed work comes again; there is nothing to tidy that a crash would not leave in order.
             os._exit(128 + number)

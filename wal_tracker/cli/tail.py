@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def follow(config: Config, events: bool) -> Iterator[Deliverable]:
     Raises:
         SourceError: The server cannot be read, or went away: what happened since is not known.
     """
-    settings = replace(setup.desired(config).settings, slot=f"wal_tracker_tail_{os.getpid()}", temporary=True)
+    settings = replace(setup.desired(config).settings, slot=f"wal_tracker_tail_{secrets.token_hex(4)}", temporary=True)
     types = TypeCatalog()
     with Session(settings.dsn) as session:
         types.add(catalog.read_types(session))

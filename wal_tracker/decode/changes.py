@@ -126,9 +126,9 @@ class ChangeReader:
     Reads changes from JSON lines.
 
     Only ``op`` and ``table`` are required. ``old`` and ``new`` are objects or null; ``key`` fills an `old` that is not
-    given; ``schema`` is "public", ``xid``, ``ordinal`` and ``commit_lsn`` count up, ``commit_time`` is the epoch unless
-    given. A column's type comes from the change's own ``"types": {column: type}``, else from the schema, else its JSON
-    value says all there is.
+    given; ``schema`` is `default_schema`, ``xid``, ``ordinal`` and ``commit_lsn`` count up, ``commit_time`` is the
+    epoch unless given. A column's type comes from the change's own ``"types": {column: type}``, else from the schema,
+    else its JSON value says all there is.
     """
 
     def __init__(
@@ -137,13 +137,16 @@ class ChangeReader:
         schema: Mapping[str, Mapping[str, str]] | None = None,
         *,
         numeric_as_string: NumericAsString = never,
+        default_schema: str = "public",
     ) -> None:
         """
         Args:
             types: Where type names are looked up; a name it does not know leaves the JSON value as it is.
             schema: ``{table: {column: type}}``; a table may be named with its schema.
             numeric_as_string: Whether a numeric column is read as its digits.
+            default_schema: Of changes that name none.
         """
+        self._default_schema = default_schema
         self._numeric_as_string = numeric_as_string
         self._types = types
         self._schema = schema or {}
@@ -169,12 +172,12 @@ class ChangeReader:
         if op not in ROW_OPS:
             raise DecodeError(f'a change needs "op", one of {", ".join(ROW_OPS)}')
         table = _text(document, "table", None)
-        schema = _text(document, "schema", "public")
+        schema = _text(document, "schema", self._default_schema)
         typed = self._column_types(schema, table, document)
         transaction = self._transaction(document)
         key, old, new = (_object(document, name) for name in ("key", "old", "new"))
         relation = self._relation(schema, table, typed, (new, old, key), key)
-        unchanged = document.get("unchanged") or []
+        unchanged = document.get("unchanged", [])
         if not isinstance(unchanged, list) or not all(isinstance(name, str) for name in unchanged):
             raise DecodeError('"unchanged" must be a list of column names')
         if old is None and key is not None and op in ("update", "delete"):
@@ -193,7 +196,7 @@ class ChangeReader:
 
     def _column_types(self, schema: str, table: str, document: Mapping[str, Any]) -> dict[str, int]:
         names = dict(self._schema.get(f"{schema}.{table}") or self._schema.get(table) or {})
-        own = document.get("types") or {}
+        own = document.get("types", {})
         if not isinstance(own, dict) or not all(isinstance(name, str) for name in own.values()):
             raise DecodeError('"types" must be an object of type names')
         names.update(own)

@@ -252,6 +252,7 @@ class _Source:
             **SOURCE_NAMES,
             "Change": Change,
             "Doubt": Doubt,
+            "blank": Change.__new__,
             "PartialRow": PartialRow,
             "UNCHANGED": UNCHANGED,
             "again": _again,
@@ -338,7 +339,20 @@ def _compile(reader: RowReader, op: str, columns: OpColumns, write: _Write) -> H
     source.add(1, "counts = transaction.counts")
     source.add(1, f"ordinal = counts.get({reader.relation.relation_id!r}, 0)")
     source.add(1, f"counts[{reader.relation.relation_id!r}] = ordinal + 1")
-    source.add(1, f"out.append(Change(transaction, relation, {op!r}, {old}, {new}, ordinal, transaction.context))")
+    # Attribute by attribute: half the cost of a call of Change, which does no more (a law in tests/property says so).
+    source.add(1, "change = blank(Change)")
+    values = {
+        "transaction": "transaction",
+        "relation": "relation",
+        "op": repr(op),
+        "old": old,
+        "new": new,
+        "ordinal": "ordinal",
+        "context": "transaction.context",
+    }
+    for attribute in Change.__slots__:
+        source.add(1, f"change.{attribute} = {values[attribute]}")
+    source.add(1, "out.append(change)")
     code = compile("\n".join(source.lines), f"<{op} of relation {reader.relation.relation_id}>", "exec")
     exec(code, source.names)  # noqa: S102 - built above from positions and reprs only
     handler: Handler = source.names[op]

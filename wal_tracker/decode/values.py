@@ -107,20 +107,19 @@ def _numeric_text(text: str) -> str:
     return text
 
 
-if sys.version_info >= (3, 11):
-    _from_iso = datetime.fromisoformat
-else:
+def _from_iso_before_3_11(text: str) -> datetime:
+    # There fromisoformat takes fractions of three or six digits only, and no offset of two.
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None or match["era"]:
+        raise ValueError("not a timestamp")
+    time, _, fraction = match["time"].partition(".")
+    zone = match["zone"] or ""
+    if len(zone) == 3:
+        zone += ":00"
+    return datetime.fromisoformat(f"{match['date']}T{time}.{fraction:0<6}{zone}")
 
-    def _from_iso(text: str) -> datetime:
-        # Before 3.11 fromisoformat takes fractions of three or six digits only, and no two-digit offset.
-        match = _TIMESTAMP.fullmatch(text.replace("T", " "))
-        if match is None or match["era"]:
-            raise ValueError("not a timestamp")
-        time, _, fraction = match["time"].partition(".")
-        zone = match["zone"] or ""
-        if len(zone) == 3:
-            zone += ":00"
-        return datetime.fromisoformat(f"{match['date']}T{time}.{fraction:0<6}{zone}")
+
+_from_iso = datetime.fromisoformat if sys.version_info >= (3, 11) else _from_iso_before_3_11
 
 
 def _timestamptz(text: str) -> datetime | str:

@@ -97,6 +97,10 @@ class Delivery:
         """Events durable at the destination since the start."""
         self.rejected = 0
         """Events refused for good, now dead letters."""
+        self.offered = 0
+        """Events handed over since the start."""
+        self.settled = 0
+        """Of those, how many `position` covers, delivered or dead; counted after it has moved, never before."""
         self.retries = 0
         """How often something was sent again."""
 
@@ -139,6 +143,7 @@ class Delivery:
             return
         with self._changed:
             self._queue.add(events, end_lsn, wire_bytes, time.monotonic())
+            self.offered += len(events)
             self._changed.notify()
 
     def reached(self, lsn: LSN) -> None:
@@ -148,9 +153,8 @@ class Delivery:
         On an idle delivery the position moves at once, on a busy one when what is held is durable.
         """
         with self._changed:
-            self._queue.reach(lsn)
-            if not self._queue.events:
-                self._position = (self._queue.position, self._mark)
+            if self._queue.reach(lsn):
+                self._moved()
 
     @property
     def held_bytes(self) -> int:
@@ -284,7 +288,12 @@ class Delivery:
         hit("after_destination_before_state")
         with self._changed:
             if self._queue.finish(batch):
-                self._position = (self._queue.position, self._mark)
+                self._moved()
+
+    def _moved(self) -> None:
+        """The queue stands at a new boundary, and nothing beyond it has been sent; called with the lock held."""
+        self._position = (self._queue.position, self._mark)
+        self.settled = self.offered - self._queue.events
 
     def _settle(self, piece: Sequence[Deliverable], outcomes: Mapping[int, Outcome]) -> list[Deliverable]:
         """Bury what was refused for good, wait if something must come again, and give that back in order."""

@@ -92,20 +92,24 @@ class Queue:
         self.events += len(events)
         self.wire_bytes += wire_bytes
 
-    def reach(self, lsn: LSN) -> None:
+    def reach(self, lsn: LSN) -> bool:
         """
         Everything up to `lsn` has been added, and there was no more for us: the end of what is here is a boundary.
 
         An `lsn` before the end of the transaction whose first events are here already says nothing and is passed over:
         that transaction is still to come to its end (after a reconnect, in whole).
+
+        Returns:
+            Whether `position` moved.
         """
         if lsn <= self.told or (self._open_commit_lsn is not None and lsn <= self._open_commit_lsn):
-            return
+            return False
         self.told, self._open_commit_lsn = lsn, None
         if self._chunks:
             self._chunks[-1].end_lsn = lsn
-        else:
-            self.position = lsn
+            return False
+        self.position = lsn
+        return True
 
     @property
     def oldest(self) -> float:

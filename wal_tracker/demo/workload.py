@@ -31,7 +31,7 @@ LAST_NAMES = ("Adeyemi", "Bianchi", "Castro", "Dvořák", "Eriksen", "Fischer", 
 STAFF = ("maria", "tom")
 CHANNELS = ("web", "web", "ios", "android")
 REFUSALS = ("insufficient_funds", "expired", "suspected_fraud")
-SEARCHES = ("green tea", "kettle", "gift", "cups", "earl grey", "whisk", "teapot", "decaf")
+SEARCHES = ("green", "kettle", "gift", "cup", "earl grey", "whisk", "teapot", "decaf")
 
 # How long a writer may take over the transaction it is in when the shop closes.
 CLOSING_TIMEOUT_S = 10.0
@@ -319,8 +319,8 @@ def refund(cursor: Cursor, chance: random.Random) -> list[str] | None:
 
 
 def restock(cursor: Cursor, chance: random.Random) -> list[str] | None:
-    """The product that is nearest to running out is filled up."""
-    cursor.execute("select id from products order by stock, random() limit 1 for update skip locked")
+    """A product that ran out is delivered."""
+    cursor.execute("select id from products where stock = 0 order by random() limit 1 for update skip locked")
     found = cursor.fetchone()
     if found is None:
         return None

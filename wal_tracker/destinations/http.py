@@ -23,7 +23,7 @@ from datetime import timezone
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any, Union
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import requests
 import urllib3
@@ -85,6 +85,7 @@ class AddressGuard:
             or address.is_link_local
             or address.is_multicast
             or address.is_unspecified
+            or (address.version == 6 and address.is_site_local)
             or (address.version == 4 and address in _THIS_NETWORK)
             or (address.is_reserved and not address.is_loopback)
         ):
@@ -176,8 +177,7 @@ class HttpClient:
         self._guard = guard
         self._timeout = (min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)
         self._clock = clock
-        hidden = [*secrets, parts.query, parts.password and unquote(parts.password)]
-        self._secrets = sorted((secret for secret in hidden if secret), key=len, reverse=True)
+        self._secrets = sorted({*filter(None, secrets), *_secrets_in(url)}, key=len, reverse=True)
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = ca_file or True
@@ -331,6 +331,16 @@ def check_url(url: str) -> str:
         raise ValueError("is not a URL; expected https://host/path")
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" + (f":{port}" if port else "")
+
+
+def _secrets_in(url: str) -> set[str]:
+    """What of a URL may be a secret and must not come back in a vendor's words ("cannot POST /services/T0/B0/XXXX")."""
+    parts = urlsplit(url)
+    values = [value for _, value in parse_qsl(parts.query)]
+    # A short segment ("v1", "batch") is no secret, and hiding it would only spoil the message.
+    segments = [segment for segment in parts.path.split("/") if len(segment) >= 8]
+    found = [parts.query, *values, *segments, unquote(parts.password or ""), parts.password or ""]
+    return {text for text in found if text}
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:

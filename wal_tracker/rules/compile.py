@@ -30,9 +30,7 @@ class CompiledRule:
 
     __slots__ = ("rule", "rule_id", "programs", "make", "targets")
 
-    def __init__(
-        self, rule: TrackRule, programs: Iterable[cel.Program], make: Callable[[Any], Event | None]
-    ) -> None:
+    def __init__(self, rule: TrackRule, programs: Iterable[cel.Program], make: Callable[[Any], Event | None]) -> None:
         self.rule = rule
         self.rule_id = rule.rule_id
         self.programs = tuple(programs)
@@ -271,7 +269,7 @@ def changed_columns(old: Row | None, new: Row | None) -> list[str]:
 
 
 def _same(a: Value, b: Value) -> bool:
-    return type(a) is type(b) and a == b or a is b
+    return a is b or (type(a) is type(b) and bool(a == b))
 
 
 def message_source(message: Message, mode: str) -> dict[str, Value]:

@@ -43,8 +43,7 @@ def as_distinct_id(value: Value) -> str | None:
     if kind is float:
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
     if kind is orjson.Fragment:
-        contents = value.contents
-        text = contents.decode() if isinstance(contents, bytes) else contents
+        text = orjson.dumps(value).decode()
         parsed = orjson.loads(text)
         if isinstance(parsed, str):
             return parsed or None

@@ -129,16 +129,14 @@ class RuleSet:
         compiled = [self._compile(rule, relation, columns) for rule in rules]
         return RelationPlan({op: tuple(rule for rule in compiled if op in rule.rule.ops) for op in ROW_OPS}, self._raw)
 
-    def _compile(
-        self, rule: TrackRule, relation: Relation, columns: Mapping[str, CelType] | None
-    ) -> CompiledRule:
+    def _compile(self, rule: TrackRule, relation: Relation, columns: Mapping[str, CelType] | None) -> CompiledRule:
         try:
             return self._compiler.compile(rule, relation.table, columns)
         except RuleError as error:
             logger.warning("rule does not fit its table", extra={"rule": rule.rule_id, "reason": str(error)})
             reason = f"does not fit {relation.name} as it is now: {error}"
 
-            def refuse(change: Change) -> Event | None:
+            def refuse(_change: Change) -> Event | None:
                 raise RuleEvaluationError(rule=rule.rule_id, reason=reason)
 
             return CompiledRule(rule, (), refuse)
@@ -156,7 +154,7 @@ class RuleSet:
         Raises:
             RuleEvaluationError: The content is not an event; says what is.
         """
-        problem = "content must be a JSON object with a non-empty string `event`, optional `distinct_id` and `properties`"
+        problem = "content must be a JSON object: a non-empty string `event`, optional `distinct_id` and `properties`"
         try:
             content = orjson.loads(message.content)
         except orjson.JSONDecodeError as error:
@@ -202,7 +200,7 @@ class RuleSet:
         )
 
     def failure_payload(self, item: Change | Message) -> bytes:
-        """A change or message a rule failed on, as JSON that `replay` can evaluate again; ignored columns are not in it."""
+        """What a rule failed on, as JSON that can be evaluated again; ignored columns are not in it."""
         transaction = item.transaction
         if isinstance(item, Change):
             document = change_document(item)

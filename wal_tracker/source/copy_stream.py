@@ -26,9 +26,8 @@ from wal_tracker.source.connection import classify
 # system's. PyDLL keeps the GIL: the calls do not block, and releasing it costs more than they do.
 _libpq = ctypes.PyDLL(psycopg2._psycopg.__file__)
 
-_libpq.PQgetCopyData.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int]
+# These two run for every message; without argtypes ctypes passes its own objects on as they are, which is faster.
 _libpq.PQgetCopyData.restype = ctypes.c_int
-_libpq.PQfreemem.argtypes = [ctypes.c_void_p]
 _libpq.PQfreemem.restype = None
 _libpq.PQconsumeInput.argtypes = [ctypes.c_void_p]
 _libpq.PQconsumeInput.restype = ctypes.c_int
@@ -50,6 +49,7 @@ _libpq.PQerrorMessage.restype = ctypes.c_char_p
 _NOTHING_YET = 0
 _COPY_DONE = -1
 _SQLSTATE_FIELD = ord("C")
+_WITHOUT_BLOCKING = ctypes.c_int(1)
 
 
 class CopyStream:
@@ -86,17 +86,20 @@ class CopyStream:
             SourceError: The server ended the stream; `classify` says what its reason means.
         """
         get, free, copy = _libpq.PQgetCopyData, _libpq.PQfreemem, ctypes.string_at
-        connection, buffer = self._connection, self._buffer
+        connection, buffer, without_blocking = self._connection, self._buffer, _WITHOUT_BLOCKING
         reference = ctypes.byref(buffer)
         messages: list[bytes] = []
+        add = messages.append
         total = 0
         has_looked = False
-        while len(messages) < max_messages and total < max_bytes:
-            size = get(connection, reference, 1)
+        for _ in range(max_messages):
+            size = get(connection, reference, without_blocking)
             if size > 0:
-                messages.append(copy(buffer, size))
+                add(copy(buffer, size))
                 free(buffer)
                 total += size
+                if total >= max_bytes:
+                    break
             elif size == _NOTHING_YET:
                 # Look at the socket once for each time libpq runs dry, and not more: a fast server must not keep us
                 # here, and libpq's buffer must not grow while we hold messages unread.
@@ -105,11 +108,11 @@ class CopyStream:
                 has_looked = True
                 if not _libpq.PQconsumeInput(connection):
                     if messages:
-                        return messages, total, False
+                        break
                     self._raise_connection_error()
             elif messages:
                 # Hand on what came before the end; the next call finds the end again.
-                return messages, total, False
+                break
             elif size == _COPY_DONE:
                 self._raise_result()
             else:

@@ -54,9 +54,10 @@ _PSYCOPG2_STATUS_INTERVAL_S = 3600
 # XLogData: Byte1('w') Int64 start, Int64 end of WAL, Int64 clock, then the output plugin's bytes.
 _XLOG_DATA = ord("w")
 _XLOG_DATA_HEADER_SIZE = 25
+_xlog_data_start = struct.Struct(">xQ")
 # Primary keepalive: Byte1('k') Int64 end of WAL, Int64 clock, Byte1 whether an answer is wanted now.
 _KEEPALIVE = ord("k")
-_keepalive = struct.Struct(">QqB")
+_keepalive = struct.Struct(">xQqB")
 # Standby status update: Byte1('r') Int64 written, Int64 flushed, Int64 applied, Int64 clock, Byte1 answer wanted.
 _status_update = struct.Struct(">cQQQqB")
 _POSTGRES_EPOCH_S = 946_684_800
@@ -103,7 +104,9 @@ class ReplicationSource:
 
         May be confirmed if nothing that was read is outstanding.
         """
-        return LSN(0) if self._decoder.in_transaction else self._caught_up_lsn
+        if self._decoder.in_transaction or not self._caught_up_lsn:
+            return LSN(0)
+        return max(self._caught_up_lsn, self._confirmed_lsn)
 
     def connect(self, start: LSN) -> None:
         """
@@ -267,18 +270,18 @@ class ReplicationSource:
     def _decode(self, messages: list[bytes], items: list[Item]) -> None:
         """Feed a burst to the decoder and note how far the server has come."""
         decoder = self._decoder
-        feed = decoder.feed
+        feed, start_of, header_size = decoder.feed, _xlog_data_start.unpack_from, _XLOG_DATA_HEADER_SIZE
         received = int(self._received_lsn)
         lsn = 0
         try:
             for message in messages:
                 if message[0] == _XLOG_DATA:
-                    lsn = int.from_bytes(message[1:9], "big")
+                    (lsn,) = start_of(message)
                     if lsn > received:
                         received = lsn
-                    feed(message[_XLOG_DATA_HEADER_SIZE:], lsn, items)
+                    feed(message[header_size:], lsn, items)
                 elif message[0] == _KEEPALIVE:
-                    wal_end, _, wants_reply = _keepalive.unpack_from(message, 1)
+                    wal_end, _, wants_reply = _keepalive.unpack_from(message)
                     if wal_end > received:
                         received = wal_end
                     if not decoder.in_transaction:
@@ -294,8 +297,10 @@ class ReplicationSource:
             raise type(error)(error.message, offset=error.offset, lsn=LSN(lsn)) from error
         # A commit's XLogData starts at the transaction's end with pgoutput, not with every plugin.
         for item in reversed(items):
-            if item.transaction.end_lsn:
-                received = max(received, item.transaction.end_lsn)
+            end_lsn = item.transaction.end_lsn
+            if end_lsn:
+                received = max(received, end_lsn)
+                self._caught_up_lsn = max(self._caught_up_lsn, end_lsn)
                 break
         self._received_lsn = LSN(received)
 

@@ -245,6 +245,21 @@ def end_of_wal(session: Session) -> LSN:
     return LSN.parse(text)
 
 
+def end_of_commits(session: Session) -> LSN:
+    """
+    A position past every transaction that has committed by now, and that the replication stream is sure to reach.
+
+    Commits under ``synchronous_commit = off`` may not be on disk yet, and only what is on disk is sent.
+
+    Raises:
+        SourceError: The server cannot be asked.
+    """
+    ((recovering,),) = session.rows("select pg_is_in_recovery()", doing="asking whether the server is a standby")
+    if not recovering:
+        session.run(read_sql("queries/flush_commits.sql"), doing="having the server write what is committed")
+    return end_of_wal(session)
+
+
 def identify(settings: SourceSettings) -> ServerIdentity:
     """
     Ask the server who it is, over a replication connection of its own.

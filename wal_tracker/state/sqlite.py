@@ -50,6 +50,7 @@ class SqliteStateStore(SqlStateStore):
             )
         try:
             with self._translated("opening it"):
+                self._refuse_foreign()
                 self._connection.execute("pragma journal_mode = wal")
                 self._connection.execute("pragma synchronous = full")
                 self._connection.executescript(read_script("sqlite.sql"))
@@ -75,6 +76,14 @@ class SqliteStateStore(SqlStateStore):
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def _refuse_foreign(self) -> None:
+        """Write into no database that is somebody else's."""
+        tables = {name for (name,) in self._connection.execute("select name from sqlite_master where type = 'table'")}
+        if tables and "schema_version" not in tables:
+            raise StateError(
+                f"{self._path} is a database that holds other tables and no state; name another file in `state`"
+            )
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:

@@ -43,7 +43,7 @@ def evaluate(tmp_path: Path) -> Evaluate:
 
 def errors(done: Done) -> list[Any]:
     """The error lines."""
-    return [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    return [line for line in map(json.loads, done.stderr.splitlines()) if "error" in line]
 
 
 def test_an_event_has_the_shape_destinations_get(evaluate: Evaluate) -> None:
@@ -181,3 +181,9 @@ track:
     done = evaluate(rules, change)
     assert [(event["event"], event["properties"]) for event in done.lines()] == [("a", {"x": True})]
     assert "REPLICA IDENTITY FULL" in errors(done)[0]["error"]
+
+
+def test_a_change_without_a_schema_is_of_the_configured_one(evaluate: Evaluate) -> None:
+    """As tables named without one are."""
+    done = evaluate(RULES + "source: {schema: shop}\n", INSERT, schema={"users": {"id": "integer", "email": "text"}})
+    assert [event["source"]["schema"] for event in done.lines()] == ["shop"]

@@ -65,7 +65,8 @@ def test_a_variable_that_is_not_text_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("pre$SET", "SET"), ("$SET post", "SET"), ("$SET", None), ("${SET}", None), ("$$SET", None), ("5$", None)]
+    ("text", "name"),
+    [("pre$SET", "SET"), ("$SET post", "SET"), ("$SET", None), ("${SET}", None), ("$$SET", None), ("5$", None)],
 )
 def test_a_dollar_sign_that_may_be_meant_as_a_variable_is_found(text: str, name: str | None) -> None:
     """So that it can be warned of."""

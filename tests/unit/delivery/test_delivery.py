@@ -97,7 +97,7 @@ def test_the_position_moves_to_a_boundary_when_everything_before_it_is_durable(b
     settle(delivery)
 
     assert delivery.position() == (LSN(1000), {"stored": 2})
-    assert delivery.held_bytes == 0
+    assert (delivery.held_bytes, delivery.offered, delivery.settled) == (0, 2, 2)
 
 
 def test_the_position_does_not_move_inside_a_transaction(bench: Bench) -> None:
@@ -132,11 +132,12 @@ def test_progress_before_the_commit_of_an_open_transaction_does_not_close_it(ben
     settle(delivery)
 
     delivery.reached(LSN(4000))
-    before = delivery.position()[0]
+    before, settled = delivery.position(), delivery.settled
     delivery.reached(LSN(5100))
 
-    assert before == LSN(0)
-    assert delivery.position()[0] == LSN(5100)
+    assert (before, settled) == ((LSN(0), None), 0)
+    assert delivery.position() == (LSN(5100), {"stored": 1})
+    assert delivery.settled == 1
 
 
 def test_progress_on_an_idle_delivery_moves_it_at_once(bench: Bench) -> None:

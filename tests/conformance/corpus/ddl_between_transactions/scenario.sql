@@ -12,7 +12,6 @@ alter table shapes rename column b to c;
 insert into shapes values (4, 9);
 alter table shapes alter column c type text using c || '!';
 update shapes set c = 'text' where id = 4;
-alter table shapes replica identity full;
 delete from shapes where id = 4;
 create table later (id int primary key);
 insert into later values (1);
