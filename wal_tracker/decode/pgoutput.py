@@ -118,7 +118,8 @@ class PgOutput:
 
     def _begin(self, payload: bytes, lsn: int, _out: list[Item]) -> None:
         # Begin and Commit are as frequent as rows in small transactions: no Reader.
-        _fixed_size(payload, _BEGIN, "Begin", lsn)
+        if len(payload) != _BEGIN.size:
+            raise _wrong_size(payload, _BEGIN, "Begin", lsn)
         _kind, final_lsn, time_us, xid = _BEGIN.unpack(payload)
         if self._transaction is not None:
             raise DecodeError("Begin inside a transaction", lsn=LSN(lsn))
@@ -135,7 +136,8 @@ class PgOutput:
         return self._transaction
 
     def _commit(self, payload: bytes, lsn: int, out: list[Item]) -> None:
-        _fixed_size(payload, _COMMIT, "Commit", lsn)
+        if len(payload) != _COMMIT.size:
+            raise _wrong_size(payload, _COMMIT, "Commit", lsn)
         _kind, _flags, commit_lsn, end_lsn, time_us = _COMMIT.unpack(payload)
         transaction = self._transaction
         if transaction is None:
@@ -257,8 +259,7 @@ _DECODERS: dict[bytes, Callable[[PgOutput, bytes, int, list[Item]], None]] = {
 }
 
 
-def _fixed_size(payload: bytes, layout: struct.Struct, what: str, lsn: int) -> None:
+def _wrong_size(payload: bytes, layout: struct.Struct, what: str, lsn: int) -> DecodeError:
     if len(payload) < layout.size:
-        raise TruncatedMessage(f"message of {len(payload)} bytes ends inside {what}", lsn=LSN(lsn))
-    if len(payload) > layout.size:
-        raise DecodeError(f"{len(payload) - layout.size} bytes are left after {what}", lsn=LSN(lsn))
+        return TruncatedMessage(f"message of {len(payload)} bytes ends inside {what}", lsn=LSN(lsn))
+    return DecodeError(f"{len(payload) - layout.size} bytes are left after {what}", lsn=LSN(lsn))
