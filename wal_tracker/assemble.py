@@ -7,14 +7,14 @@ The composition root: the only file that turns a configuration into objects that
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 from wal_tracker.channels import Channel
 from wal_tracker.config.model import Config, DestinationConfig
-from wal_tracker.decode.base import Decoder, WantedFor
+from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.pgoutput import PgOutput
 from wal_tracker.delivery import Delivery, DeliverySettings
@@ -42,16 +42,28 @@ RAW = "raw:"
 
 
 def build_decoder(config: Config, types: TypeCatalog, wanted: WantedFor) -> Decoder:
-    """The decoder for the configured output plugin."""
+    """The decoder for the configured output plugin; types that appear in mid-stream are looked up."""
+    live = catalog.LiveCatalog(config.source.dsn, types)
+
+    def wanted_with_types(relation: Relation) -> Wanted | None:
+        live.learn_types(relation)
+        return wanted(relation)
+
+    as_string = numeric_as_string(config)
+    if config.source.plugin == "pgoutput":
+        return PgOutput(wanted_with_types, types, numeric_as_string=as_string)
+    from wal_tracker.decode.wal2json import Wal2Json
+
+    return Wal2Json(wanted_with_types, types, numeric_as_string=as_string, describe=live.describe)
+
+
+def numeric_as_string(config: Config) -> Callable[[Relation, Column], bool]:
+    """Whether a numeric column is read as its digits."""
 
     def as_string(relation: Relation, column: Column) -> bool:
         return config.numeric.of(relation.schema, relation.table, column.name) == "string"
 
-    if config.source.plugin == "pgoutput":
-        return PgOutput(wanted, types, numeric_as_string=as_string)
-    from wal_tracker.decode.wal2json import Wal2Json
-
-    return Wal2Json(wanted, types, numeric_as_string=as_string)
+    return as_string
 
 
 def delivery_settings(entry: DestinationConfig) -> DeliverySettings:
@@ -68,11 +80,7 @@ def delivery_settings(entry: DestinationConfig) -> DeliverySettings:
 
 def build_reader(config: Config, types: TypeCatalog) -> ChangeReader:
     """What reads stored changes for the rules."""
-
-    def as_string(relation: Relation, column: Column) -> bool:
-        return config.numeric.of(relation.schema, relation.table, column.name) == "string"
-
-    return ChangeReader(types, numeric_as_string=as_string)
+    return ChangeReader(types, numeric_as_string=numeric_as_string(config), default_schema=config.source.schema)
 
 
 class Sinks:

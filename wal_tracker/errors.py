@@ -146,7 +146,8 @@ class SlotLost(SourceError):
             f"SLOT_LOST: replication slot {slot!r} can no longer be read ({reason}); changes committed{since} will "
             "not come through it. The gap is recorded (`wal_tracker status`). To go on: "
             "`wal_tracker drop --slot-only --yes`, then `wal_tracker apply --yes`, and reload what was missed from the "
-            "tables themselves. To keep it from happening again, raise max_slot_wal_keep_size or watch `wal_tracker status`"
+            "tables themselves. To keep it from happening again, raise max_slot_wal_keep_size, and watch "
+            "`wal_tracker status`"
         )
         self.slot, self.reason, self.confirmed = slot, reason, confirmed
 

@@ -65,6 +65,12 @@ _VALUES: dict[str, list[Any]] = {
     ],
 }
 _MOMENTS = ("ts", "td")
+_LITERALS = (
+    "null true false (0) (1) (-1) (2) (5) (9223372036854775807) (-9223372036854775808) (1.0) (0.0) (-2.5) (1u) (0u) "
+    "'' 'a' 'abc' 'é' b'a' [1,2] ['a','b',''] [] [1,true,1.0] {'a':1} {1:2} {true:1} dyn(1) dyn(null) "
+    "timestamp('2026-01-02T03:04:05.000678Z') timestamp('9999-12-30T00:00:00Z') "
+    "duration('1h') duration('-1.5s') duration('960h')"
+)
 
 
 class Text(NamedTuple):
@@ -114,14 +120,7 @@ class _Expressions:
 
     def _literal(self) -> Text:
         # Numbers in brackets: cel-python's grammar takes the dot after 1 for a fraction's, before a method's name too.
-        return _same(
-            self._random.choice(
-                "null true false (0) (1) (-1) (2) (5) (9223372036854775807) (-9223372036854775808) (1.0) (0.0) (-2.5) "
-                "(1u) (0u) '' 'a' 'abc' 'é' b'a' [1,2] ['a','b',''] [] [1,true,1.0] {'a':1} {1:2} {true:1} dyn(1) "
-                "dyn(null) timestamp('2026-01-02T03:04:05.000678Z') timestamp('9999-12-30T00:00:00Z') "
-                "duration('1h') duration('-1.5s') duration('960h')".split(" ")
-            )
-        )
+        return _same(self._random.choice(_LITERALS.split(" ")))
 
     def _column(self) -> Text:
         row, name = self._random.choice(["new", "old"]), self._random.choice(list(_COLUMNS))
@@ -154,7 +153,9 @@ class _Expressions:
 
     def _conversion(self, depth: int) -> Text:
         argument = self.any(depth)
-        function = self._random.choice(["size", "string", "int", "double", "uint", "type", "bool", "bytes", "timestamp"])
+        function = self._random.choice(
+            ["size", "string", "int", "double", "uint", "type", "bool", "bytes", "timestamp"]
+        )
         if function == "int":
             # Google's converts a bool to an int; the specification has no such conversion.
             google = f"int(type({argument.google}) == bool ? dyn([]) : dyn({argument.google}))"
@@ -267,7 +268,7 @@ class _Google:
 
     def __init__(self) -> None:
         google = pytest.importorskip("cel_expr_python.cel", reason="cel-expr-python has no wheel for this Python")
-        from cel_expr_python.ext import ext_bindings, ext_math, ext_strings
+        from cel_expr_python.ext import ext_bindings, ext_math, ext_strings  # type: ignore[import-untyped]
 
         kinds = google.Type
         moments = {"ts": kinds.TIMESTAMP, "td": kinds.DURATION}

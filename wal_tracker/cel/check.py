@@ -84,9 +84,7 @@ def check(source: str, node: syntax.Node, env: Environment, *, emit: bool, resul
     checked = checker.result(checked, result)
     if emit:
         checked = checker.emitted(checked)
-    return Checked(
-        checked, frozenset(checker.variables), frozenset(checker.columns), frozenset(checker.whole)
-    )
+    return Checked(checked, frozenset(checker.variables), frozenset(checker.columns), frozenset(checker.whole))
 
 
 class _Checker:

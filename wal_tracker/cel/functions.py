@@ -580,9 +580,7 @@ def _function(
     )
 
 
-def _method(
-    name: str, implementation: Callable[..., Any], *parameters: str, result: str, optional: int = 0
-) -> None:
+def _method(name: str, implementation: Callable[..., Any], *parameters: str, result: str, optional: int = 0) -> None:
     METHODS[name] = Function(
         name, _types(parameters), len(parameters) - optional, result, implementation, is_method=True
     )

@@ -153,8 +153,7 @@ class Generator:
         return self._call(runtime.index, operand, key)
 
     def _map(self, node: tree.MakeMap) -> str:
-        keys = [key.value for key, _ in node.entries if isinstance(key, tree.Constant) and type(key.value) is str]
-        if len(set(keys)) == len(node.entries):
+        if _has_text_keys(node):
             return "{" + ", ".join(f"{self.code(key)}: {self.code(value)}" for key, value in node.entries) + "}"
         return self._call(runtime.make_map, *(self.code(part) for entry in node.entries for part in entry))
 
@@ -280,9 +279,20 @@ class Generator:
         operand = node.operand
         if isinstance(operand, tree.VariableValue) and operand.is_row:
             return self._call(exact_row, self._parameters[operand.name])
-        code = self.code(operand)
-        return code if operand.type in _JSON_READY else self._call(export, code)
+        return self._emitted(operand)
 
+    def _emitted(self, node: Tree) -> str:
+        """Source of a node in its emitted form; only what may need it is looked at when it runs."""
+        match node:
+            case tree.MakeList():
+                return f"[{', '.join(map(self._emitted, node.items))}]"
+            case tree.MakeMap() if _has_text_keys(node):
+                return "{" + ", ".join(f"{self.code(key)}: {self._emitted(value)}" for key, value in node.entries) + "}"
+            case tree.Conditional():
+                condition = self._condition(node.condition)
+                return f"({self._emitted(node.yes)} if {condition} else {self._emitted(node.no)})"
+        code = self.code(node)
+        return code if node.type in _JSON_READY else self._call(export, code)
 
 
 def _is_telling(node: Tree) -> bool:
@@ -290,3 +300,9 @@ def _is_telling(node: Tree) -> bool:
     if not isinstance(node, tree.Constant) or type(node.value) not in (int, float):
         return False
     return node.value not in (0, 1) and abs(node.value) < 2**53
+
+
+def _has_text_keys(node: tree.MakeMap) -> bool:
+    """Whether all keys are literal strings, each another."""
+    keys = {key.value for key, _ in node.entries if isinstance(key, tree.Constant) and type(key.value) is str}
+    return len(keys) == len(node.entries)

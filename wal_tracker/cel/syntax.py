@@ -141,9 +141,7 @@ class Conditional:
     no: Node
 
 
-Node = Union[
-    Literal, Name, Select, Index, Call, ListLiteral, MapLiteral, Unary, Binary, Logical, Conditional
-]
+Node = Union[Literal, Name, Select, Index, Call, ListLiteral, MapLiteral, Unary, Binary, Logical, Conditional]
 
 
 def parse(source: str) -> Node:

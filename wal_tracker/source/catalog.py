@@ -126,6 +126,48 @@ def describe(dsn: str) -> tuple[TypeCatalog, list[Table]]:
         return TypeCatalog(read_types(session)), read_tables(session)
 
 
+class LiveCatalog:
+    """What the stream shows and nobody has described yet is asked of the catalog, as it is now. One thread."""
+
+    def __init__(self, dsn: str, types: TypeCatalog) -> None:
+        """
+        Args:
+            dsn: The database the stream comes from.
+            types: Learns what is read.
+        """
+        self._dsn = dsn
+        self._types = types
+        self._unknown: set[int] = set()
+
+    def learn_types(self, relation: Relation) -> None:
+        """
+        See to it that the types of a relation's columns are known; one that was dropped since stays text.
+
+        Raises:
+            SourceError: The server cannot be asked.
+        """
+        missing = {
+            column.type_oid for column in relation.columns if self._types.get(column.type_oid) is None
+        } - self._unknown
+        if missing:
+            with Session(self._dsn) as session:
+                self._types.add(read_types(session))
+            self._unknown |= {oid for oid in missing if self._types.get(oid) is None}
+
+    def describe(self, schema: str, table: str) -> Relation | None:
+        """
+        A table's columns and identity; None where there is no such table any more.
+
+        Raises:
+            SourceError: The server cannot be asked.
+        """
+        with Session(self._dsn) as session:
+            for found in read_relations(session):
+                if (found.relation.schema, found.relation.table) == (schema, table):
+                    return found.relation
+        return None
+
+
 def _table(
     oid: int,
     schema: str,
