@@ -162,9 +162,9 @@ def _source(section: Reader | None, env: Mapping[str, str]) -> SourceConfig:
         elif key == "primary_dsn":
             given[key] = Secret(entry.text())
         elif key == "mode":
-            given[key] = entry.choice(("wal", "trigger", "kafka"))
+            given[key] = one_of(entry, ("wal", "trigger", "kafka"))
         elif key == "plugin":
-            given[key] = entry.choice(("pgoutput", "wal2json"))
+            given[key] = one_of(entry, ("pgoutput", "wal2json"))
         elif key == "slot":
             given[key] = entry.matching(r"[a-z0-9_]{1,63}", "a slot name has at most 63 of a-z, 0-9 and _")
         else:

@@ -138,10 +138,6 @@ class Reader:
             return [self.text()]
         return [item.text() for item in self.items()]
 
-    def choice(self, accepted: Sequence[str]) -> str:
-        """One of a few words."""
-        return one_of(self, accepted)
-
     def matching(self, pattern: str, accepted: str) -> str:
         """A text of a certain form."""
         text = self.text()

@@ -44,8 +44,6 @@ class Scalar:
     """As written, without quotes."""
     line: int
     column: int
-    expanded: bool = False
-    """Whether an environment variable stands in it; then `value` is text."""
 
 
 @dataclass(slots=True)

@@ -117,6 +117,7 @@ class _RuleCheck:
     ) -> None:
         self._rule = rule
         self._file = str(config.path or "")
+        self._publication = config.source.publication
         self._ignored = config.ignore.get((rule.schema, rule.table), frozenset())
         self._scope = scope
         self._tables = tables
@@ -209,7 +210,7 @@ class _RuleCheck:
         if not ops or identity is ReplicaIdentity.FULL:
             return
         keys = relation.key
-        full = f"ALTER TABLE {quoted(relation)} REPLICA IDENTITY FULL;"
+        full = self._whole_old_rows(relation)
         if not keys:
             nothing = identity is ReplicaIdentity.NOTHING
             without = "is NOTHING" if nothing else "has no columns (there is no primary key)"
@@ -252,8 +253,26 @@ class _RuleCheck:
                 "warning",
                 f"large values of {', '.join(f'new.{name}' for name in risky)} are not sent with an update that leaves "
                 "them unchanged; the rule then ends in the dead letters. Ask unchanged(…), or have the old row sent",
-                remedy=f"ALTER TABLE {quoted(relation)} REPLICA IDENTITY FULL;",
+                remedy=self._whole_old_rows(relation),
             )
+
+    def _whole_old_rows(self, relation: Relation) -> str:
+        """
+        The SQL that has old rows sent whole.
+
+        Where columns are ignored `apply` may have published the table with a column list, under which PostgreSQL would
+        refuse the application's UPDATE and DELETE (42P10): the list goes in the same transaction.
+        """
+        name = quoted(relation)
+        full = f"ALTER TABLE {name} REPLICA IDENTITY FULL;"
+        if not self._ignored:
+            return full
+        publication = _identifier(self._publication)
+        return (
+            f"{full}\n  or, if `wal_tracker apply` has run already, in one transaction:\n  BEGIN; "
+            f"ALTER PUBLICATION {publication} DROP TABLE {name}; {full} "
+            f"ALTER PUBLICATION {publication} ADD TABLE {name}; COMMIT;"
+        )
 
     def _numerics(self, programs: Sequence[cel.Program], relation: Relation) -> Iterator[Problem]:
         """A property that is a bare column keeps its digits; what is computed with, is a double."""
