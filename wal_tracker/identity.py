@@ -24,7 +24,7 @@ _VARIANT = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
 class IdFactory:
     """Makes the ids of one event of one rule on one table; what they share is encoded once. Thread-safe."""
 
-    __slots__ = ("_prefix",)
+    __slots__ = ("_begun",)
 
     def __init__(self, system_identifier: str, rule: str, event: str, table: str) -> None:
         """
@@ -35,7 +35,8 @@ class IdFactory:
             table: ``schema.table``, or ``message.<prefix>``.
         """
         parts = [text.encode() for text in (system_identifier, table, rule, event)]
-        self._prefix = NAMESPACE.bytes + b"".join(b"%d:%b," % (len(part), part) for part in parts)
+        prefix = NAMESPACE.bytes + b"".join(b"%d:%b," % (len(part), part) for part in parts)
+        self._begun = hashlib.sha1(prefix, usedforsecurity=False)
 
     def id(self, xid: int, ordinal: int) -> str:
         """
@@ -45,7 +46,9 @@ class IdFactory:
             xid: The 64-bit transaction id, epoch included.
             ordinal: Zero-based place of the change among its table's changes in the transaction.
         """
-        digest = hashlib.sha1(self._prefix + b"%d,%d" % (xid, ordinal), usedforsecurity=False).hexdigest()
+        name = self._begun.copy()
+        name.update(b"%d,%d" % (xid, ordinal))
+        digest = name.hexdigest()
         return (
             f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{_VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
         )

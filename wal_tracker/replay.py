@@ -38,7 +38,7 @@ class _Waiting:
 
     @property
     def is_over(self) -> bool:
-        return self.delivery.delivered + self.delivery.rejected >= self.settled
+        return self.delivery.settled >= self.settled
 
 
 class Replay:
@@ -81,10 +81,9 @@ class Replay:
             self._letters.append(letter)
         for name, events in offers.items():
             delivery = self._deliveries[name]
-            held = delivery.delivered + delivery.rejected + delivery.held_events
             # A boundary, so that the mark of what is written now is stored with a position that covers it.
             delivery.offer(events, delivery.told, sum(len(event.to_json()) for event in events))
-            self._waiting.append(_Waiting(delivery, held + len(events)))
+            self._waiting.append(_Waiting(delivery, delivery.offered))
         return bool(self._letters)
 
     @property

@@ -147,12 +147,14 @@ def _timestamptz_rare(text: str) -> datetime | str:
 
 
 def _timestamptz_exact(text: str) -> str:
-    value = _timestamptz(text)
-    if isinstance(value, str):
-        return value
-    if text.endswith("+00"):
-        return f"{text[:10]}T{text[11:-3]}Z"
-    return value.isoformat().replace("+00:00", "Z")
+    if text[-3:] == "+00":
+        try:
+            _from_iso(text)
+            return f"{text[:10]}T{text[11:-3]}Z"
+        except ValueError:
+            pass
+    value = _timestamptz_rare(text)
+    return value if isinstance(value, str) else value.isoformat().replace("+00:00", "Z")
 
 
 def _timestamp(text: str) -> datetime | str:

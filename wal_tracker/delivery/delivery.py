@@ -91,6 +91,7 @@ class Delivery:
         self._mark: Mark | None = None
         self._position: tuple[LSN, Mark | None] = (LSN(0), None)
         self._thread: threading.Thread | None = None
+        self._buried = 0
         self.failure: BaseException | None = None
         """Why the thread has ended, if it ended by itself; only a person can mend it."""
         self.delivered = 0
@@ -168,8 +169,9 @@ class Delivery:
 
     @property
     def idle(self) -> bool:
-        """Nothing is held, or on its way."""
-        return self._queue.events == 0
+        """Nothing is held, or on its way; counters and position are up to date."""
+        with self._changed:
+            return self._queue.events == 0
 
     @property
     def told(self) -> LSN:
@@ -252,6 +254,7 @@ class Delivery:
 
     def _deliver(self, batch: Batch) -> None:
         """Send a batch until every event of it is durable or a dead letter; then move the position."""
+        self._buried = 0
         if batch.unwritable is not None:
             self._bury([(batch.unwritable, f"it cannot be written as JSON: {batch.reason}")])
         pieces: list[Sequence[Deliverable]] = [batch.events] if batch.events else []
@@ -275,11 +278,7 @@ class Delivery:
                 continue
             if receipt.mark is not None:
                 self._mark = receipt.mark
-            again: list[Deliverable] = []
-            if receipt.outcomes:
-                again = self._settle(piece, receipt.outcomes)
-            else:
-                self.delivered += len(piece)
+            again = self._settle(piece, receipt.outcomes) if receipt.outcomes else []
             if again:
                 pieces[0] = again
             else:
@@ -289,6 +288,9 @@ class Delivery:
         with self._changed:
             if self._queue.finish(batch):
                 self._moved()
+            # After the position: who sees an event counted may store the position and find it covered.
+            self.delivered += batch.taken - self._buried
+            self.rejected += self._buried
 
     def _moved(self) -> None:
         """The queue stands at a new boundary, and nothing beyond it has been sent; called with the lock held."""
@@ -314,10 +316,8 @@ class Delivery:
                     retry_after_s = max(outcome.after_s, retry_after_s or 0.0)
         if refused:
             self._bury(refused)
-        accepted = len(piece) - len(refused) - len(again)
-        self.delivered += accepted
         if again:
-            if accepted:
+            if len(refused) + len(again) < len(piece):
                 self._backoff.reset()
             self._wait_to_retry(reason or "some events were not taken", retry_after_s)
         return again
@@ -325,7 +325,7 @@ class Delivery:
     def _bury(self, refused: Sequence[tuple[Deliverable, str]]) -> None:
         """Dead letters, on disk before this returns."""
         self._dead_letters.add([_dead_letter(event, self.name, reason) for event, reason in refused])
-        self.rejected += len(refused)
+        self._buried += len(refused)
         logger.warning(
             "events were refused and are now dead letters (`wal_tracker dlq list`)",
             extra={"destination": self.name, "events": len(refused)},

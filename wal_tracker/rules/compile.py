@@ -16,7 +16,7 @@ from wal_tracker import cel
 from wal_tracker.config.model import Expression, TrackRule
 from wal_tracker.errors import RuleError, RuleEvaluationError
 from wal_tracker.identity import IdFactory
-from wal_tracker.model import EXACT, Change, Event, Message, PartialRow, Row, Transaction, Value
+from wal_tracker.model import EXACT, Change, Event, Message, PartialRow, Relation, Row, Transaction, Value
 from wal_tracker.pgtypes import CelType
 from wal_tracker.rules.distinct_id import as_distinct_id, property_naming_the_user
 from wal_tracker.rules.environment import PARAMETERS, environment
@@ -132,12 +132,13 @@ class RuleCompiler:
         """The closure a row meets; everything it needs is bound here once."""
         rule_id, mode = rule.rule_id, self._mode
         fixed = rule.event
-        ids: dict[tuple[str, str], IdFactory] = {}
+        ids: dict[object, dict[str, IdFactory]] = {}
         no_properties = (cel.fuse({}, PARAMETERS), distinct_id, None)
 
-        def id_of(event: str, table: str) -> IdFactory:
+        def ids_of(subject: Relation | str, event: str) -> IdFactory:
+            table = subject.name if isinstance(subject, Relation) else "message." + subject
             factory = IdFactory(self._system_identifier, rule_id, event, table)
-            ids[event, table] = factory
+            ids.setdefault(subject, {})[event] = factory
             return factory
 
         def make(item: Any) -> Event | None:
@@ -146,8 +147,7 @@ class RuleCompiler:
             message = None
             if type(item) is Change:
                 new, old = item.new, item.old
-                relation = item.relation
-                table = relation.name
+                relation = subject = item.relation
                 source = {
                     "op": item.op,
                     "schema": relation.schema,
@@ -159,7 +159,7 @@ class RuleCompiler:
                 }
             else:
                 new = old = None
-                table = "message." + item.prefix
+                subject = item.prefix
                 source = message_source(item, mode)
                 if reads_message:
                     message = message_variable(item)
@@ -194,7 +194,10 @@ class RuleCompiler:
                     reason="a non-transactional message has no commit time: give the rule a `timestamp`, "
                     "or emit the message with pg_logical_emit_message(true, …)",
                 )
-            identity = ids.get((name, table)) or id_of(name, table)
+            try:
+                identity = ids[subject][name]
+            except KeyError:
+                identity = ids_of(subject, name)
             # A non-transactional message has no xid; its place in the WAL is what no replay changes.
             xid = transaction.xid or (0 if type(item) is Change else item.lsn)
             return Event(identity.id(xid, item.ordinal), name, person, moment, properties, source)

@@ -97,6 +97,7 @@ class CopyStream:
             if size > 0:
                 add(copy(buffer, size))
                 free(buffer)
+                has_looked = False
                 total += size
                 if total >= max_bytes:
                     break

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,8 @@ def test_a_damaged_file_is_an_error_with_a_remedy(path: Path) -> None:
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
 
-    with pytest.raises(StateError, match="move it away"):
-        open_state(f"sqlite:///{path}").cursors()
+    with pytest.raises(StateError, match="move it away"), closing(open_state(f"sqlite:///{path}")) as damaged:
+        damaged.cursors()
 
 
 HOLD = """
