@@ -253,8 +253,10 @@ class Run:
         concerned = [cursors[name] for name in sinks.names if name in cursors] or list(cursors.values())
         stored = None
         if known is not None and concerned:
-            low_water = min(cursor.lsn for cursor in concerned)
-            stored = slots.StoredPosition(low_water, known.system_identifier, known.timeline, known.database)
+            positions = [cursor.lsn for cursor in concerned]
+            stored = slots.StoredPosition(
+                min(positions), known.system_identifier, known.timeline, known.database, furthest=max(positions)
+            )
         try:
             start = slots.check_start(stored, status, server, slot=settings.slot, plugin=settings.plugin)
         except SlotLost as error:

@@ -12,6 +12,9 @@ from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable, Relation
 from wal_tracker.rules.compile import CompiledRule
 
+# A `cond` may compute a name of every row; so many are remembered before they are forgotten and looked up anew.
+MAX_REMEMBERED_NAMES = 1000
+
 
 @dataclass(slots=True)
 class Channel:
@@ -53,6 +56,8 @@ class Router:
         channels = tuple(
             channel for channel in self.matching(event_name) if named is None or channel.config.name in named
         )
+        if len(rule.targets) >= MAX_REMEMBERED_NAMES:
+            rule.targets.clear()
         rule.targets[event_name] = channels
         return channels
 

@@ -30,7 +30,7 @@ class LSN(int):
         return cls(int(match[1], 16) << 32 | int(match[2], 16))
 
     def __str__(self) -> str:
-        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+        return "%X/%X" % (self >> 32, self & 0xFFFFFFFF)  # noqa: UP031 - for every transaction, and faster so
 
     def __repr__(self) -> str:
         return f"LSN({str(self)!r})"

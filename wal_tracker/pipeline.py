@@ -17,11 +17,11 @@ from __future__ import annotations
 import gc
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from wal_tracker.channels import Channel, Router
@@ -29,7 +29,7 @@ from wal_tracker.checkpoint import Checkpoint
 from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.destinations.base import Mark
-from wal_tracker.errors import RuleEvaluationError, SlotLost, WalTrackerError
+from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Change, Commit, Event, Item, Message, Transaction
@@ -74,8 +74,13 @@ class Source(Protocol):
         """Up to where there is nothing more for us, or 0 while a transaction is open."""
         ...
 
-    def connect(self, start: LSN) -> None:
-        """Open the stream after `start`; SourceError says what is wrong."""
+    def connect(self, start: LSN) -> LSN:
+        """
+        Open the stream after `start`; SourceError says what is wrong.
+
+        Returns:
+            From where it comes: beyond `start` when what lies between is there no more.
+        """
         ...
 
     def read(self, timeout_s: float) -> list[Item]:
@@ -154,7 +159,6 @@ class Pipeline:
         self._skip_items = 0
         self._transaction: Transaction | None = None
         self._passing_over = False
-        self._catch_up = max((channel.start for channel in channels), default=position)
         self._failures: list[DeadLetter] = []
         self._saved: dict[str, tuple[LSN, Mark | None]] = {}
         self._last_checkpoint = 0.0
@@ -162,11 +166,14 @@ class Pipeline:
         self._connected = False
         self._replay = None if reader is None else Replay(state, rules, reader, self._router)
         self._next_replay = 0.0
-        self._stop = threading.Event()
+        # Not an Event: setting one in a signal handler can wait for a lock the interrupted code holds.
+        self._stopping = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
 
     def stop(self) -> None:
         """Ask the loop to drain and return. Safe from a signal handler and from any thread."""
-        self._stop.set()
+        self._stopping = True
+        self._wake.put(None)
 
     # The loop ------------------------------------------------------------------------------------
 
@@ -181,42 +188,72 @@ class Pipeline:
             self._run()
 
     def _run(self) -> None:
-        cursors = self._state.cursors()
-        for channel in self._channels:
-            cursor = cursors.get(channel.config.name)
-            channel.delivery.start(channel.start, cursor.mark if cursor else None)
-        clean = False
+        self._start_deliveries()
         try:
             # Where every destination stands before its first event: what a crash leaves behind this is taken back.
             self.save()
-            failures, connected_at = 0, 0.0
-            while not self._finished():
-                try:
-                    self._source.connect(self._checkpoint.low_water)
-                    self._connected = True
-                    self._begin_stream()
-                    connected_at = time.monotonic()
-                    self._stream()
-                except WalTrackerError as error:
-                    self._disconnect()
-                    if isinstance(error, SlotLost):
-                        self._record_lost(error)
-                    if not error.retryable:
-                        raise
-                    if connected_at and time.monotonic() - connected_at > STEADY_S:
-                        failures = 0
-                    connected_at = 0.0
-                    failures += 1
-                    self.stats.reconnects += 1
-                    delay = random.uniform(0.5, 1.0) * min(RECONNECT_CAP_S, RECONNECT_BASE_S * 2 ** min(failures, 10))
-                    logger.warning(
-                        "lost the stream",
-                        extra={"reason": str(error), "retry_in_s": round(delay, 1), "failures": failures},
-                    )
-                    self._wait(delay)
-            clean = True
-        finally:
-            self._leave(drain=clean)
+            self._read_on()
+        except (SourceError, DecodeError) as error:
+            # The stream is over; what it gave us is not, and of a slot that is gone it is all there is.
+            try:
+                self._leave(drain=True)
+            finally:
+                if isinstance(error, SlotLost):
+                    self._record_lost(error)
+            raise
+        except BaseException:
+            self._leave(drain=False)
+            raise
+        if self._stopping:
+            logger.info("stopping: delivering what is held; a second signal leaves at once")
+        self._leave(drain=True)
+        self._raise_failure()
+
+    def _start_deliveries(self) -> None:
+        """Open every destination, or none."""
+        cursors = self._state.cursors()
+        try:
+            for channel in self._channels:
+                cursor = cursors.get(channel.config.name)
+                channel.delivery.start(channel.start, cursor.mark if cursor else None)
+        except BaseException:
+            for channel in self._channels:
+                channel.delivery.abort()
+            raise
+
+    def _read_on(self) -> None:
+        """Read one connection after the other until stopped or done; raises what another attempt will not mend."""
+        failures, connected_at, unanswered = 0, 0.0, False
+        last: type[SourceError] | None = None
+        while not self._finished():
+            try:
+                begins = self._source.connect(self._checkpoint.low_water)
+                self._connected = True
+                self._begin_stream(begins)
+                connected_at = time.monotonic()
+                if unanswered:
+                    logger.info("reading the stream again", extra={"failures": failures})
+                    unanswered = False
+                self._stream()
+            except SourceError as error:
+                self._disconnect()
+                if not error.retryable:
+                    raise
+                if connected_at and time.monotonic() - connected_at > STEADY_S:
+                    failures = 0
+                connected_at = 0.0
+                failures += 1
+                self.stats.reconnects += 1
+                delay = random.uniform(0.5, 1.0) * min(RECONNECT_CAP_S, RECONNECT_BASE_S * 2 ** min(failures, 10))
+                # The first, second, fourth, eighth …: an outage of a night is a page of log.
+                is_told = failures & (failures - 1) == 0 or type(error) is not last
+                last, unanswered = type(error), unanswered or is_told
+                logger.log(
+                    logging.WARNING if is_told else logging.DEBUG,
+                    "lost the stream",
+                    extra={"reason": str(error), "retry_in_s": round(delay, 1), "failures": failures},
+                )
+                self._wait(delay)
 
     def _stream(self) -> None:
         """Read one connection until there is a reason to leave it: stop, done, or full for too long."""
@@ -240,13 +277,27 @@ class Pipeline:
                 self._replay_letters()
             self._tick(now=self._until is not None and not items)
 
-    def _begin_stream(self) -> None:
+    def _begin_stream(self, begins: LSN) -> None:
         """A new connection begins between transactions; what was handled of a cut one is counted off on its return."""
         if self._transaction is not None and not self._passing_over:
             self._partial_at = LSN(self._transaction.commit_lsn)
         self._transaction = None
         self._passing_over = False
         self._skip_items = 0
+        if begins > self._handed:
+            self._skip_to(begins)
+
+    def _skip_to(self, begins: LSN) -> None:
+        """The slot was moved, or made again, beyond what we have read: a gap, and no reason to stand still."""
+        detail = f"the slot was moved to {begins} by somebody else, or made again; we had read up to {self._handed}"
+        self._state.record_gap(Gap(self._handed, begins, "slot_ahead", detail))
+        logger.warning("gap: changes were not delivered", extra={"detail": detail})
+        self._handed = begins
+        # What is here of a transaction that was cut is all that will come of it.
+        self._partial_items = 0
+        for channel in self._channels:
+            channel.boundary = len(channel.pending)
+        self._hand_on(0.0)
 
     def _process(self, items: list[Item]) -> None:
         """Evaluate a burst; events end up in the channels' pending lists, failures in `_failures`."""
@@ -302,10 +353,11 @@ class Pipeline:
         hit("mid_transaction")
 
     def _commit(self, transaction: Transaction) -> None:
-        self._partial_items = 0
         if self._passing_over:
+            # Nothing is forgotten of one that was cut: it comes after those that were whole.
             self._passing_over = False
             return
+        self._partial_items = 0
         self.stats.transactions += 1
         self._handed = transaction.end_lsn
         for channel in self._channels:
@@ -429,13 +481,20 @@ class Pipeline:
 
     def _tick(self, *, now: bool = False) -> None:
         """Store and confirm what has become durable, at most once per `checkpoint_interval_s`."""
-        for channel in self._channels:
-            if channel.delivery.failure is not None:
-                raise channel.delivery.failure
+        self._raise_failure()
         clock = time.monotonic()
         if not now and clock - self._last_checkpoint < self._settings.checkpoint_interval_s:
             return
         self._last_checkpoint = clock
+        self._advance()
+
+    def _raise_failure(self) -> None:
+        for channel in self._channels:
+            if channel.delivery.failure is not None:
+                raise channel.delivery.failure
+
+    def _advance(self) -> None:
+        """Store what has become durable; what is stored everywhere is then confirmed."""
         self.save()
         low_water = self._checkpoint.low_water
         if low_water > self.stats.confirmed_lsn and self._connected:
@@ -461,7 +520,7 @@ class Pipeline:
     # Waiting and leaving -------------------------------------------------------------------------
 
     def _finished(self) -> bool:
-        return self._stop.is_set() or (self._until is not None and self._checkpoint.low_water >= self._until)
+        return self._stopping or (self._until is not None and self._checkpoint.low_water >= self._until)
 
     def _is_full(self, *, half: bool = False) -> bool:
         bound = self._settings.max_queue_bytes // (2 if half else 1)
@@ -471,21 +530,24 @@ class Pipeline:
         """Wait, briefly, with the socket open; False: it stays full and the connection must go."""
         deadline = time.monotonic() + self._settings.stall_timeout_s
         while self._is_full():
-            if self._stop.is_set() or time.monotonic() > deadline:
-                return self._stop.is_set()
-            self._stop.wait(0.002)
+            if self._stopping or time.monotonic() > deadline:
+                return self._stopping
+            self._pause(0.002)
             self._tick()
         return True
 
     def _wait(self, seconds: float) -> None:
         """Wait without a stream: positions are still stored, failures still seen."""
         deadline = time.monotonic() + seconds
-        while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
-            self._stop.wait(min(left, self._settings.checkpoint_interval_s))
-            for channel in self._channels:
-                if channel.delivery.failure is not None:
-                    raise channel.delivery.failure
+        while not self._stopping and (left := deadline - time.monotonic()) > 0:
+            self._pause(min(left, self._settings.checkpoint_interval_s))
+            self._raise_failure()
             self.save()
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but not through `stop`."""
+        with suppress(Empty):
+            self._wake.get(timeout=seconds)
 
     def _record_lost(self, error: SlotLost) -> None:
         self._state.record_gap(
@@ -497,7 +559,13 @@ class Pipeline:
         try:
             if drain:
                 self._drain()
-                self._tick(now=True)
+                try:
+                    self._advance()
+                except SourceError as error:
+                    logger.warning(
+                        "the last confirmation did not reach the server; what it covers comes again and is passed over",
+                        extra={"reason": str(error)},
+                    )
             else:
                 for channel in self._channels:
                     channel.delivery.abort()

@@ -70,6 +70,7 @@ class Replay:
         if self._letters:
             return True
         offers: dict[str, list[Deliverable]] = {}
+        size = 0
         for letter in self._state.dead_letters(status="replay", limit=max_letters):
             try:
                 for name, event in self._deliverables(letter):
@@ -79,10 +80,11 @@ class Replay:
                 self._state.add([replace(letter, reason=reason, status="dead")])
                 continue
             self._letters.append(letter)
+            size += len(letter.payload)
         for name, events in offers.items():
             delivery = self._deliveries[name]
             # A boundary, so that the mark of what is written now is stored with a position that covers it.
-            delivery.offer(events, delivery.told, sum(len(event.to_json()) for event in events))
+            delivery.offer(events, delivery.told, size)
             self._waiting.append(_Waiting(delivery, delivery.offered))
         return bool(self._letters)
 
@@ -99,8 +101,11 @@ class Replay:
             How many letters were delivered, and how many are dead again.
         """
         marked = {(letter.id, letter.destination) for letter in self._state.dead_letters(status="replay")}
-        delivered = [letter.id for letter in self._letters if (letter.id, letter.destination) in marked]
-        self._state.set_status(delivered, "replayed")
+        delivered = [letter for letter in self._letters if (letter.id, letter.destination) in marked]
+        # The same event may have been refused by several, and be dead again at one of them.
+        for destination in {letter.destination for letter in delivered}:
+            ids = [letter.id for letter in delivered if letter.destination == destination]
+            self._state.set_status(ids, "replayed", destination=destination)
         failed = len(self._letters) - len(delivered)
         logger.info("dead letters replayed", extra={"delivered": len(delivered), "dead_again": failed})
         self._letters, self._waiting = [], []

@@ -51,4 +51,4 @@ create table if not exists gap (
     detail   text not null,
     at       text not null
 );
-create unique index if not exists gap_once on gap (from_lsn, coalesce(to_lsn, ''), reason);
+create unique index if not exists gap_once on gap (from_lsn, coalesce(to_lsn, ''), reason, md5(detail));

@@ -47,7 +47,10 @@ select id, destination, kind, rule, event, relation, commit_lsn, commit_time, re
 select count(*) from dead_letter where status = :status
 
 -- set_dead_letter_status --
-update dead_letter set status = :status where id = :id
+update dead_letter
+   set status = :status
+ where id = :id
+   and (:destination is null or destination = :destination)
 
 -- drop_dead_letter --
 delete from dead_letter where id = :id

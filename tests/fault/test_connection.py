@@ -36,17 +36,18 @@ def test_a_cut_line_repeats_nothing(database: Database, proxy: ChaosProxy) -> No
     database.sql(items.SCHEMA)
     config = items.config(database)
     config["source"]["dsn"] = proxy.dsn(database.dsn)
-    with Job(config) as job, items.Writers(database) as writers:
+    with Job(config) as job:
         _start(database, job)
-        for _ in range(5):
+        with items.Writers(database) as writers:
+            for _ in range(5):
+                job.wait_for_lines(len(job.lines()) + 30)
+                proxy.cut()
             job.wait_for_lines(len(job.lines()) + 30)
-            proxy.cut()
-        job.wait_for_lines(len(job.lines()) + 30)
-        writers.stop()
-        assert job.stop() == 0, job.log_text()
-        assert "lost the stream" in job.log_text()
-        job.catch_up()
-        _judge_against_replay(database, job)
+            writers.stop()
+            assert job.stop() == 0, job.log_text()
+            assert "lost the stream" in job.log_text()
+            job.catch_up()
+            _judge_against_replay(database, job)
 
 
 def test_a_silent_line_is_noticed(server: Callable[..., Server]) -> None:
@@ -57,18 +58,19 @@ def test_a_silent_line_is_noticed(server: Callable[..., Server]) -> None:
     config = items.config(database)
     with ChaosProxy(own.port) as proxy:
         config["source"]["dsn"] = proxy.dsn(database.dsn)
-        with Job(config) as job, items.Writers(database) as writers:
+        with Job(config) as job:
             _start(database, job)
-            job.wait_for_lines(30)
-            proxy.blackhole = True
-            wait_until(lambda: "lost the stream" in job.log_text(), timeout_s=40)
-            proxy.blackhole = False
-            proxy.cut()
-            job.wait_for_lines(len(job.lines()) + 30)
-            writers.stop()
-            assert job.stop() == 0, job.log_text()
-            job.catch_up()
-            _judge_against_replay(database, job)
+            with items.Writers(database) as writers:
+                job.wait_for_lines(30)
+                proxy.blackhole = True
+                wait_until(lambda: "lost the stream" in job.log_text(), timeout_s=40)
+                proxy.blackhole = False
+                proxy.cut()
+                job.wait_for_lines(len(job.lines()) + 30)
+                writers.stop()
+                assert job.stop() == 0, job.log_text()
+                job.catch_up()
+                _judge_against_replay(database, job)
 
 
 @pytest.mark.parametrize("how", ["fast", "crash"])

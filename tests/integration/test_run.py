@@ -85,7 +85,10 @@ def test_context_and_explicit_events_travel_with_their_transaction(database: Dat
     database.sql(items.SCHEMA)
     config = items.config(database)
     config["track"] = {
-        "items.insert": {"event": "item_made", "properties": {"id": "new.id", "by": "has(ctx.user_id) ? ctx.user_id : 0"}},
+        "items.insert": {
+            "event": "item_made",
+            "properties": {"id": "new.id", "by": "has(ctx.user_id) ? ctx.user_id : 0"},
+        },
         "message.audit": {"event": "audited", "properties": {"what": "message.data.what", "by": "ctx.user_id"}},
     }
     with Job(config) as job:
@@ -97,9 +100,8 @@ def test_context_and_explicit_events_travel_with_their_transaction(database: Dat
         cursor.execute("select pg_logical_emit_message(true, 'wal_tracker.context', '{\"user_id\": 42}')")
         cursor.execute("insert into items values (2, 1, 'after')")
         cursor.execute("select pg_logical_emit_message(true, 'audit', '{\"what\": \"login\"}')")
-        cursor.execute(
-            "select wal_tracker.emit('{\"event\": \"explicit\", \"distinct_id\": \"u1\", \"properties\": {\"n\": 1.50}}'::jsonb)"
-        )
+        explicit = '{"event": "explicit", "distinct_id": "u1", "properties": {"n": 1.50}}'
+        cursor.execute("select wal_tracker.emit(%s::jsonb)", (explicit,))
         cursor.execute("commit")
         cursor.execute("begin")
         cursor.execute("select wal_tracker.emit('{\"event\": \"never\"}'::jsonb)")
@@ -120,7 +122,8 @@ def test_an_event_nobody_can_read_is_a_dead_letter_and_can_be_replayed(database:
     """A rule error stops nothing; after the rule is mended `dlq replay` delivers what it had refused."""
     database.sql(items.SCHEMA)
     config = items.config(database)
-    config["track"] = {"items.insert": {"event": "item_made", "properties": {"id": "new.id", "part": "100 / new.version"}}}
+    properties = {"id": "new.id", "part": "100 / new.version"}
+    config["track"] = {"items.insert": {"event": "item_made", "properties": properties}}
     with Job(config) as job:
         job.apply()
         database.sql("insert into items values (1, 0, 'made'), (2, 50, 'made')")
@@ -232,7 +235,8 @@ def test_a_new_destination_begins_where_the_others_stand(database: Database) -> 
         database.sql("insert into items values (1, 1, 'made')")
         job.catch_up()
         path = job.directory / "wal_tracker.yaml"
-        path.write_text(path.read_text().replace("destinations:\n", "destinations:\n  late: {kind: file, path: late.jsonl}\n"))
+        late = "destinations:\n  late: {kind: file, path: late.jsonl}\n"
+        path.write_text(path.read_text().replace("destinations:\n", late))
         database.sql("insert into items values (2, 1, 'made')")
         job.catch_up()
         assert [line["properties"]["id"] for line in job.lines()] == [1, 2]

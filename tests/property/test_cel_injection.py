@@ -69,7 +69,10 @@ def _literal(text: str) -> str:
     return "'" + "".join(f"\\U{ord(character):08x}" for character in text) + "'"
 
 
-_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=2, max_size=40) | st.sampled_from(_NASTY)
+# A column's name holds no NUL: row keys that begin with one are another form of the column.
+_texts = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=2, max_size=40
+) | st.sampled_from(_NASTY)
 
 
 @settings(max_examples=60, deadline=None)

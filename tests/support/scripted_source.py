@@ -110,7 +110,7 @@ class ScriptedSource:
         self.is_open = True
         return begins
 
-    def read(self, timeout_s: float) -> list[Item]:  # noqa: ARG002 - the port's signature
+    def read(self, timeout_s: float) -> list[Item]:
         """Some items, or the error that is due."""
         if not self.is_open:
             raise SourceUnavailable("not connected")
@@ -179,8 +179,6 @@ class ScriptedSource:
         return [*items, Commit(transaction)]
 
     def _relation(self, table: str) -> Relation:
-        relation = Relation(
-            len(table), "public", table, ReplicaIdentity.DEFAULT, (Column("id", INT8, is_key=True),)
-        )
+        relation = Relation(len(table), "public", table, ReplicaIdentity.DEFAULT, (Column("id", INT8, is_key=True),))
         self.wanted(relation)
         return relation

@@ -130,12 +130,30 @@ class StateStorePromises:
         store.drop([])
 
     def test_the_same_gap_is_recorded_once(self, store: StateStore) -> None:
-        """A supervisor that restarts us a hundred times over a lost slot makes one gap."""
-        for detail in ("first", "second"):
-            store.record_gap(Gap(LSN(1), None, "slot_lost", detail))
+        """Restarted a hundred times over a lost slot we make one gap; of two tables truncated at once, two."""
+        for _ in range(2):
+            store.record_gap(Gap(LSN(1), None, "slot_lost", "removed"))
+            for table in "ab":
+                store.record_gap(Gap(LSN(1), LSN(1), "truncate", table))
 
-        (gap,) = store.gaps()
-        assert gap.detail == "first"
+        assert [gap.detail for gap in store.gaps()] == ["removed", "a", "b"]
+
+    def test_a_letter_is_kept_whatever_its_text(self, store: StateStore) -> None:
+        """A vendor's answer may hold what no database takes as text; the letter is not lost for that."""
+        store.add([replace(LETTER, reason="a\0b", event="c\ud800d")])
+
+        (letter,) = store.dead_letters()
+        assert (letter.reason, letter.event, letter.payload) == ("a\ufffdb", "c?d", LETTER.payload)
+
+    def test_a_letter_is_marked_at_one_destination_only(self, store: StateStore) -> None:
+        """The same event may be replayed at one and refused again by another."""
+        store.add([LETTER, replace(LETTER, destination="hook")])
+        store.set_status([LETTER.id], "replayed", destination="hook")
+
+        assert [(letter.destination, letter.status) for letter in store.dead_letters(status=None)] == [
+            ("posthog", "dead"),
+            ("hook", "replayed"),
+        ]
 
     def test_one_at_a_time_holds_it(self, store: StateStore, url: str) -> None:
         """The second is refused with a remedy; others may still read and mark."""

@@ -72,7 +72,7 @@ def _stop_on_signals(job: assemble.Run) -> list[int]:
         seen.append(number)
         if number == signal.SIGINT:
             interrupted.append(number)
-        logger.info("stopping: delivering what is held; a second signal leaves at once")
+        # Nothing is written here: the signal may have come in the middle of a write to the same stream.
         job.pipeline.stop()
 
     signal.signal(signal.SIGTERM, on_signal)

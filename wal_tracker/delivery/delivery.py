@@ -334,12 +334,15 @@ class Delivery:
     def _wait_to_retry(self, reason: str, retry_after_s: float | None) -> None:
         wait_s = self._backoff.next_s(retry_after_s)
         self.retries += 1
-        logger.warning(
+        attempts = self._backoff.attempts
+        # The first, second, fourth, eighth …: an outage of a night is a page of log.
+        logger.log(
+            logging.DEBUG if attempts & (attempts - 1) else logging.WARNING,
             "a destination is not taking events; trying again",
             extra={
                 "destination": self.name,
                 "reason": reason,
-                "attempt": self._backoff.attempts,
+                "attempt": attempts,
                 "retry_in_s": round(wait_s, 3),
             },
         )

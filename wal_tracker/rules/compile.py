@@ -24,6 +24,8 @@ from wal_tracker.rules.moment import commit_moment, timestamp_text
 
 Function = Callable[..., Any]
 
+MAX_REMEMBERED_NAMES = 1000
+
 
 class CompiledRule:
     """A rule ready to run on the changes of one relation, or on the messages of one prefix."""
@@ -138,7 +140,11 @@ class RuleCompiler:
         def ids_of(subject: Relation | str, event: str) -> IdFactory:
             table = subject.name if isinstance(subject, Relation) else "message." + subject
             factory = IdFactory(self._system_identifier, rule_id, event, table)
-            ids.setdefault(subject, {})[event] = factory
+            of_subject = ids.setdefault(subject, {})
+            if len(of_subject) >= MAX_REMEMBERED_NAMES:
+                # A `cond` may compute a name of every row.
+                of_subject.clear()
+            of_subject[event] = factory
             return factory
 
         def make(item: Any) -> Event | None:

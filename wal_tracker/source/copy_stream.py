@@ -26,9 +26,11 @@ from wal_tracker.source.connection import classify
 # system's. PyDLL keeps the GIL: the calls do not block, and releasing it costs more than they do.
 _libpq = ctypes.PyDLL(psycopg2._psycopg.__file__)
 
-# These two run for every message; without argtypes ctypes passes its own objects on as they are, which is faster.
+# These three run for every message; without argtypes ctypes passes its own objects on as they are, which is faster.
 _libpq.PQgetCopyData.restype = ctypes.c_int
 _libpq.PQfreemem.restype = None
+_copy_bytes = ctypes.pythonapi["PyBytes_FromStringAndSize"]
+_copy_bytes.restype = ctypes.py_object
 _libpq.PQconsumeInput.argtypes = [ctypes.c_void_p]
 _libpq.PQconsumeInput.restype = ctypes.c_int
 _libpq.PQputCopyData.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
@@ -85,7 +87,7 @@ class CopyStream:
         Raises:
             SourceError: The server ended the stream; `classify` says what its reason means.
         """
-        get, free, copy = _libpq.PQgetCopyData, _libpq.PQfreemem, ctypes.string_at
+        get, free, copy = _libpq.PQgetCopyData, _libpq.PQfreemem, _copy_bytes
         connection, buffer, without_blocking = self._connection, self._buffer, _WITHOUT_BLOCKING
         reference = ctypes.byref(buffer)
         messages: list[bytes] = []

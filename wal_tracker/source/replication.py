@@ -108,7 +108,7 @@ class ReplicationSource:
             return LSN(0)
         return max(self._caught_up_lsn, self._confirmed_lsn)
 
-    def connect(self, start: LSN) -> None:
+    def connect(self, start: LSN) -> LSN:
         """
         Open the stream.
 
@@ -116,6 +116,9 @@ class ReplicationSource:
 
         Args:
             start: Everything up to here is durable with us; the server begins after it. 0: where the slot is.
+
+        Returns:
+            From where the stream comes: beyond `start` where the slot has been moved, or made again, by somebody else.
 
         Raises:
             SlotLost: The slot's WAL is gone.
@@ -128,19 +131,19 @@ class ReplicationSource:
         """
         self.close()
         try:
-            self._open(start)
+            return self._open(start)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, start: LSN) -> None:
+    def _open(self, start: LSN) -> LSN:
         settings = self._settings
         side = self._side = Session(settings.dsn)
         ((timeout_ms, current_xid8, has_publication),) = side.rows(
             read_sql("queries/stream_preflight.sql"), {"publication": settings.publication}, doing=self._doing
         )
-        # The server pings at half its time-out; without one (0) we ping, and judge by the default.
-        self._silence_s = timeout_ms / 1000 or DEFAULT_SILENCE_S
+        # The server pings at half its time-out; without one (0), or with a long one, we ping, and judge by the default.
+        self._silence_s = min(timeout_ms / 1000 or DEFAULT_SILENCE_S, DEFAULT_SILENCE_S)
         options = self._decoder.options(settings.publication)
         # An unknown publication is an error only from 14 to 17; 18 sends nothing and says nothing.
         if "publication_names" in options and not has_publication:
@@ -176,11 +179,13 @@ class ReplicationSource:
         self._poller.register(self._stream.descriptor, select.POLLIN)
         self._poller.register(side.descriptor, select.POLLIN)
         self._confirmed_lsn = start
-        self._received_lsn = max(start, begins)
+        # What an earlier connection brought may be confirmed on this one before the server comes to it again.
+        self._received_lsn = max(self._received_lsn, start, begins)
         self._caught_up_lsn = LSN(0)
         self._burst = 0
         self._last_byte = time.monotonic()
         self._send_status()
+        return max(start, begins)
 
     def _check_server(self, found: slot.ServerIdentity, start: LSN) -> None:
         known = self.identity
@@ -189,9 +194,11 @@ class ReplicationSource:
                 f"the server changed under us: system identifier {known.system_identifier} before, "
                 f"{found.system_identifier} now"
             )
-        # Up to 17 a flush position beyond the end of WAL is believed, and the slot jumps there.
-        if start > found.current_lsn:
-            text = f"we have read up to {start}, and the server has only come to {found.current_lsn}"
+        # Up to 17 a flush position beyond the end of WAL is believed, and the slot jumps there; and what is committed
+        # anew below what was read would be taken for what was read.
+        seen = max(start, self._received_lsn)
+        if seen > found.current_lsn:
+            text = f"we have read up to {seen}, and the server has only come to {found.current_lsn}"
             if found.in_recovery:
                 raise SourceUnavailable(f"{text}: waiting for the standby to catch up")
             raise WrongServer(f"{text}: it was restored to an earlier time, or is another server")

@@ -93,6 +93,8 @@ class StoredPosition:
     system_identifier: str
     timeline: int
     database: str
+    furthest: LSN = LSN(0)
+    """The highest position of any destination; below it that one passes over what comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +185,15 @@ def _check_identity(stored: StoredPosition, server: ServerIdentity) -> None:
             f"the state belongs to database {stored.database!r}, and source.dsn names {server.database!r}; "
             "use one state for each database"
         )
-    if stored.lsn > server.current_lsn:
+    seen = max(stored.lsn, stored.furthest)
+    if seen > server.current_lsn:
         if server.in_recovery:
             raise SourceUnavailable(
-                f"the standby has replayed up to {server.current_lsn}, and we have read up to {stored.lsn}: "
+                f"the standby has replayed up to {server.current_lsn}, and we have read up to {seen}: "
                 "waiting for it to catch up"
             )
         raise WrongServer(
-            f"we have read up to {stored.lsn}, and the server has only come to {server.current_lsn}: it was restored "
+            f"we have read up to {seen}, and the server has only come to {server.current_lsn}: it was restored "
             "to an earlier time, or a standby was promoted that had not received everything. What we delivered "
             "beyond that point no longer exists there; begin anew with another state file once that is understood"
         )

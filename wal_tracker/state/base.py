@@ -121,8 +121,8 @@ class StateStore(Protocol):
         """How many there are."""
         ...
 
-    def set_status(self, ids: Iterable[str], status: LetterStatus) -> None:
-        """Mark dead letters; unknown ids are passed over."""
+    def set_status(self, ids: Iterable[str], status: LetterStatus, *, destination: str | None = None) -> None:
+        """Mark dead letters, those of one destination or of any; unknown ids are passed over."""
         ...
 
     def drop(self, ids: Iterable[str]) -> None:
@@ -130,7 +130,7 @@ class StateStore(Protocol):
         ...
 
     def record_gap(self, gap: Gap) -> None:
-        """Note changes that will not be delivered; the same gap again (a restart met it anew) is the same gap."""
+        """Note changes that will not be delivered; one that differs only in its time is the same gap, met again."""
         ...
 
     def gaps(self) -> list[Gap]:

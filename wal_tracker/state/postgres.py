@@ -24,6 +24,19 @@ LOCK_KEY = (0x77616C5F, 0x73746174)
 
 CONNECT_TIMEOUT_S = 10
 
+# The loop waits for this store with a replication connection in its hand, and one left unread stops the server's
+# checkpointer: nothing here may take for ever, whatever becomes of the network or of somebody's lock.
+_BOUNDS: Mapping[str, str] = {
+    "connect_timeout": str(CONNECT_TIMEOUT_S),
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+    "application_name": "wal_tracker state",
+}
+STATEMENT_TIMEOUT_S = 15
+
 # A process that was killed keeps its lock until the server sees the connection end.
 LOCK_PATIENCE_S = 2.0
 
@@ -56,9 +69,7 @@ class PostgresStateStore(SqlStateStore):
         super().__init__()
         self._where = _described(url)
         with self._translated("connecting"):
-            self._connection = psycopg2.connect(
-                url, connect_timeout=CONNECT_TIMEOUT_S, application_name="wal_tracker state"
-            )
+            self._connection = psycopg2.connect(**{**_BOUNDS, **psycopg2.extensions.parse_dsn(url)})
         try:
             self._prepare()
             self._check_version(self._where)
@@ -77,13 +88,15 @@ class PostgresStateStore(SqlStateStore):
             cursor.execute("set search_path to wal_tracker_state, pg_catalog, pg_temp")
             # Durable when it ends, whatever the server's default says.
             cursor.execute("set synchronous_commit to on")
+            cursor.execute("set statement_timeout to %s", (STATEMENT_TIMEOUT_S * 1000,))
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
         try:
             yield
         except psycopg2.Error as error:
-            reason = str(error).strip() or "the connection is closed"
+            # Not the whole text: its DETAIL may quote the row, and the row may be a dead letter.
+            reason = error.diag.message_primary or str(error).strip() or "the connection is closed"
             raise StateError(f"state store {self._where}, {doing}: {reason}; {_remedy(error)}") from error
 
     @contextmanager

@@ -104,10 +104,12 @@ class SqliteStateStore(SqlStateStore):
             connection.execute("begin immediate")
             try:
                 yield execute
+                connection.execute("commit")
             except BaseException:
-                connection.execute("rollback")
+                # SQLite may have rolled back by itself, as it does when the disk is full.
+                if connection.in_transaction:
+                    connection.execute("rollback")
                 raise
-            connection.execute("commit")
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

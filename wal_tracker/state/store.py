@@ -121,11 +121,11 @@ class SqlStateStore(ABC):
                         "destination": letter.destination,
                         "kind": letter.kind,
                         "rule": letter.rule,
-                        "event": letter.event,
+                        "event": _storable(letter.event),
                         "relation": letter.table,
                         "commit_lsn": str(letter.commit_lsn),
                         "commit_time": letter.commit_time,
-                        "reason": letter.reason,
+                        "reason": _storable(letter.reason),
                         "payload": letter.payload,
                         "created_at": letter.created_at or _now(),
                     },
@@ -152,11 +152,11 @@ class SqlStateStore(ABC):
             ((count,),) = execute("count_dead_letters", {"status": status})
         return int(count)
 
-    def set_status(self, ids: Iterable[str], status: LetterStatus) -> None:
+    def set_status(self, ids: Iterable[str], status: LetterStatus, *, destination: str | None = None) -> None:
         """See `StateStore`."""
         with self._transaction() as execute:
             for id in ids:
-                execute("set_dead_letter_status", {"id": id, "status": status})
+                execute("set_dead_letter_status", {"id": id, "status": status, "destination": destination})
 
     def drop(self, ids: Iterable[str]) -> None:
         """See `StateStore`."""
@@ -211,6 +211,11 @@ def _letter(row: tuple[Any, ...]) -> DeadLetter:
         created_at=created_at,
         status=status,
     )
+
+
+def _storable(text: str) -> str:
+    """Without what PostgreSQL (NUL) or UTF-8 (half a pair of surrogates) cannot hold; a vendor's words may have it."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def _now() -> str:

@@ -56,6 +56,9 @@ def test_a_slot_ahead_of_us_is_a_gap() -> None:
 @pytest.mark.parametrize(
     ("stored", "status", "server", "error"),
     [
+        # The lowest position still exists there; a destination that is further would take new commits for old ones.
+        (replace(STORED, furthest=LSN(1001)), SLOT, SERVER, WrongServer),
+        (replace(STORED, furthest=LSN(1001)), SLOT, STANDBY, SourceUnavailable),
         (STORED, None, SERVER, SlotNotFound),
         (STORED, replace(SLOT, wal_status="lost"), SERVER, SlotLost),
         (STORED, replace(SLOT, invalidation_reason="idle_timeout"), SERVER, SlotLost),

@@ -145,6 +145,7 @@ def test_the_lock_ends_with_the_process_however_it_ends(path: Path) -> None:
         assert not store.is_held()
         with store.exclusive():
             assert store.is_held()
+    store.close()
 
 
 def test_looking_whether_it_is_held_never_keeps_a_run_from_starting(path: Path) -> None:
@@ -166,3 +167,5 @@ def test_looking_whether_it_is_held_never_keeps_a_run_from_starting(path: Path) 
     finally:
         stop.set()
         thread.join()
+        looker.close()
+        runner.close()

@@ -1,0 +1,235 @@
+"""The reference pages, held against the code: no name left out, none invented, every default and bound true."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from tests.support import commands
+from wal_tracker import errors, failpoints, pgtypes
+from wal_tracker.cel import functions, runtime, syntax
+from wal_tracker.cli.main import COMMANDS, cli
+from wal_tracker.config import yaml as bounds
+from wal_tracker.config.load import SEARCHED, SECTIONS
+from wal_tracker.config.model import PER_DESTINATION, DeliveryConfig, SourceConfig
+from wal_tracker.config.track import CONDITIONAL, SIMPLE
+from wal_tracker.delivery.backoff import RETRY_AFTER_CAP_S
+from wal_tracker.destinations import registry
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES += [ROOT / room / "README.md" for room in ("tests", "deploy", "plugins")]
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+RULES = (ROOT / "docs" / "rules.md").read_text()
+DESTINATIONS = sorted(
+    point.name
+    for point in entry_points(group="wal_tracker.destinations")
+    if point.dist is not None and point.dist.name == "wal_tracker"
+)
+
+
+def code() -> str:
+    """Everything the pages set as code."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL))
+
+
+def is_documented(name: str, where: str) -> bool:
+    """Whether a name stands there by itself, not as a part of another."""
+    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", where) is not None
+
+
+def every_command() -> Iterator[str]:
+    """Commands, and those of groups as ``dlq list``."""
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        yield from ([f"{name} {inner}" for inner in command.commands] if isinstance(command, click.Group) else [name])
+
+
+def section(heading: str) -> dict[str, list[str]]:
+    """The table under a heading of configuration.md: its rows by the key in their first cell."""
+    match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", CONFIGURATION, re.MULTILINE | re.DOTALL)
+    assert match, f"no heading {heading}"
+    rows = [row for row in cells(match[1]) if row[0].startswith("`")]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the tables in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def shown(default: Any) -> str:
+    """A default as the pages write it."""
+    if default is dataclasses.MISSING:
+        return "required"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, (int, float)):
+        return str(int(default)) if default == int(default) else str(default)
+    return default or "none"
+
+
+def defaults(config: type) -> dict[str, str]:
+    """Every field of a dataclass and its default as the pages write it."""
+    return {
+        field.name: "none" if field.default_factory is not dataclasses.MISSING else shown(field.default)
+        for field in dataclasses.fields(config)
+    }
+
+
+@pytest.mark.parametrize("name", [*every_command(), *DESTINATIONS, *failpoints.NAMES, *SEARCHED])
+def test_a_name_is_documented(name: str) -> None:
+    """Commands, destinations, failpoints and the files that are looked for stand somewhere as code."""
+    assert is_documented(name, code())
+
+
+def test_every_environment_variable_is_documented() -> None:
+    """All that the program, and the support of its tests, ask the environment for."""
+    asking = re.compile(r'(?:env|environ)(?:\.get\(|\[)"([A-Z_]+)"|envvar="([A-Z_]+)"')
+    roots = [ROOT / "wal_tracker", ROOT / "plugins", ROOT / "tests" / "support"]
+    files = [path for root in roots for path in root.rglob("*.py")]
+    asked = {name for path in files for found in asking.findall(path.read_text()) for name in found if name}
+    assert {"DATABASE_URL", "WAL_TRACKER_CONFIG", "WT_TEST_PG"} <= asked
+    assert [name for name in sorted(asked) if not is_documented(name, code())] == []
+
+
+def test_every_exit_code_is_documented() -> None:
+    """What errors leave with, and what the command line adds; in the README as in `--help`."""
+    codes = {0, 130, *(one.exit_code for one in vars(errors).values() if hasattr(one, "exit_code"))}
+    (line,) = re.findall(r"^Exit codes: .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert codes == {int(number) for number in re.findall(r"\b(\d+) (?!and)", line)}
+    helped = commands.run("--help").stdout
+    assert all(re.search(rf"\b{code} ", helped.split("Exit codes:")[1]) for code in codes)
+
+
+def test_the_top_level_keys_are_the_ones_there_are() -> None:
+    """None is left out, none invented."""
+    assert set(section("Top level")) == set(SECTIONS)
+
+
+def test_source_keys_have_their_true_defaults() -> None:
+    """The dsn's default is an environment variable."""
+    told = {key.removeprefix("source."): cells[0].strip("`") for key, cells in section("`source`").items()}
+    assert told == {**defaults(SourceConfig), "dsn": "$DATABASE_URL"}
+
+
+def test_delivery_keys_have_their_true_defaults_and_bounds() -> None:
+    """And those a destination may set for itself are marked."""
+    told = {key.removeprefix("delivery."): cells for key, cells in section("`delivery`").items()}
+    limits = {
+        field.name: f"{shown(field.metadata['low'])} to {shown(field.metadata['high'])}"
+        for field in dataclasses.fields(DeliveryConfig)
+    }
+    assert {key: cells[0] for key, cells in told.items()} == defaults(DeliveryConfig)
+    assert {key: cells[1] for key, cells in told.items()} == limits
+    assert {key for key, cells in told.items() if cells[2].startswith("*own*")} == PER_DESTINATION
+
+
+@pytest.mark.parametrize("kind", DESTINATIONS)
+def test_a_destinations_options_have_their_true_defaults(kind: str) -> None:
+    """One section for each kind."""
+    loaded: Any = registry.load(kind)
+    told = {key: cells[0].strip("`") for key, cells in section(f"`{kind}`").items()}
+    assert told == defaults(loaded.Config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("stdout", "At most {events} events and {mib:g} MiB"),
+        ("file", "At most {events} events and {mib:g} MiB"),
+        ("posthog", "At most {events} events and {mib:g} MiB a batch; waits {linger_s:g} s"),
+    ],
+)
+def test_a_destinations_limits_are_true(kind: str, told: str) -> None:
+    """As the class has them."""
+    limits = registry.load(kind).limits  # type: ignore[attr-defined]
+    sentence = told.format(events=limits.max_batch_events, mib=limits.max_batch_bytes / 2**20, linger_s=limits.linger_s)
+    assert sentence in CONFIGURATION.split(f"### `{kind}`")[1].split("###")[0].replace("\n", " ")
+
+
+def test_the_bounds_in_the_prose_are_true() -> None:
+    """Of files and expressions."""
+    told = f"{bounds.MAX_BYTES:,} bytes, {bounds.MAX_DEPTH} levels, {bounds.MAX_NODES:,} values"
+    assert told in CONFIGURATION
+    assert f"up to {RETRY_AFTER_CAP_S:g} s" in CONFIGURATION
+    assert f"at most {syntax.MAX_LENGTH} characters and {syntax.MAX_DEPTH} levels" in RULES
+    assert len(runtime.NESTED_LIMITS) == 3 and "comprehensions nest three deep" in RULES
+
+
+def test_where_raw_changes_may_go_is_true() -> None:
+    """The kinds named beside `raw_db_event_destinations` are those that take them."""
+    (_, text) = section("Top level")["raw_db_event_destinations"]
+    assert set(re.findall(r"`(\w+)`", text)) == {kind for kind in DESTINATIONS if registry.load(kind).accepts_raw}  # type: ignore[attr-defined]
+
+
+def test_the_keys_of_a_rule_are_the_ones_there_are() -> None:
+    """None is left out, none invented."""
+    assert set(section("A rule under `track`")) == {*SIMPLE, *CONDITIONAL}
+
+
+def test_every_function_of_rules_is_documented() -> None:
+    """Functions and methods; and every one the table names can be called."""
+    table = RULES.split("## Functions")[1].split("## Examples")[0]
+    there = {*functions.FUNCTIONS, *functions.METHODS}
+    macros = {"has", "all", "exists", "exists_one", "existsOne", "map", "filter", "coalesce", "hash", "unchanged"}
+    told = {name for name in re.findall(r"`([\w.]+)[`(]", table) if name != "hash_key"}
+    assert told - {"now", "is"} == there | macros
+
+
+def test_types_are_what_the_table_says() -> None:
+    """Every type named in the first column is to CEL what the second says."""
+    types = pgtypes.TypeCatalog()
+    _, *rows = cells(RULES.split("## Types")[1].split("## NULL")[0])
+    mixing = {"numeric": "numeric", "json": "json", "jsonb": "json"}
+    seen = 0
+    for names, cel, *_ in rows:
+        for name in map(str.strip, names.split(",")):
+            known = types.parse_name(name)
+            if known is not None:
+                seen += 1
+                assert types.cel_type(known[0]) == mixing.get(name, cel.split()[0].rstrip(",;")), name
+    assert seen >= 18
+
+
+def _examples() -> Iterator[tuple[str, str]]:
+    block = re.search(r"^```text\n(.*?)^```", RULES, re.MULTILINE | re.DOTALL)
+    assert block
+    for line in block[1].splitlines():
+        expression, _, told = line.rpartition(" → ")
+        yield expression.strip(), told.strip()
+
+
+@pytest.mark.parametrize(("expression", "told"), list(_examples()))
+def test_an_example_gives_what_is_told(expression: str, told: str, tmp_path: Path) -> None:
+    """By `eval`, on the row of the page."""
+    row = re.search(r"^```json\n(.*?)^```", RULES, re.MULTILINE | re.DOTALL)
+    assert row
+    change = json.loads(row[1])
+    rule = {"event": "example", "properties": {"value": expression}}
+    config, schema = tmp_path / "wal_tracker.yaml", tmp_path / "schema.yaml"
+    config.write_text(yaml.safe_dump({"track": {"users.update": rule}}))
+    schema.write_text(yaml.safe_dump({"users": change["types"]}))
+
+    done = commands.run("-c", str(config), "eval", "--changes", "-", "--schema", str(schema), stdin=json.dumps(change))
+
+    kind, _, said = told.partition(": ")
+    if kind == "refused":
+        assert done.code == 2 and said in done.stderr
+    elif kind == "rule error":
+        assert done.code == 1 and said in done.stderr
+    else:
+        assert done.code == 0, done.stderr
+        assert f'"properties":{{"value":{told}}}' in done.stdout
