@@ -80,8 +80,8 @@ def test_a_server_that_restarts_is_waited_for(server: Callable[..., Server], how
     database = own.create_database()
     database.sql(items.SCHEMA)
     with Job(items.config(database)) as job:
+        _start(database, job)
         with items.Writers(database) as writers:
-            _start(database, job)
             job.wait_for_lines(100)
             writers.stop()
         own.restart(how)

@@ -607,3 +607,17 @@ def test_a_rule_mended_since_makes_the_event_it_owed(bench: Bench, tmp_path: Pat
     bench.make(Committed(200), position=110, until=LSN(1000), on_read=on_read).run()
 
     assert bench.received() == [7]
+
+
+def test_a_state_file_on_a_full_disk_goes_on_when_there_is_room(bench: Bench) -> None:
+    """The write that failed left no transaction open behind it."""
+    connection = bench.state._connection  # type: ignore[attr-defined]
+    bench.make(Committed(100, rows(1))).run()
+    ((pages,),) = connection.execute("pragma page_count").fetchall()
+    connection.execute(f"pragma max_page_count = {pages}")
+    with pytest.raises(StateError, match="make room"):
+        bench.state.save_cursors({f"{number}": Cursor(LSN(1), {"mark": "x" * 5000}) for number in range(50)})
+    connection.execute("pragma max_page_count = 1000000")
+
+    bench.state.save_cursors({"memory": Cursor(LSN(500))})
+    assert bench.state.cursors() == {"memory": Cursor(LSN(500))}

@@ -75,8 +75,11 @@ class Limits:
 class Destination(Protocol):
     """Where events go."""
 
-    Config: ClassVar[type]
-    """Frozen dataclass of the options of one entry in the configuration."""
+    @property
+    def Config(self) -> type:  # noqa: N802 - a class, nested or named
+        """Frozen dataclass of the options of one entry in the configuration."""
+        ...
+
     limits: Limits
     accepts_raw: ClassVar[bool]
     """Whether it may stand under `raw_db_event_destinations`."""
