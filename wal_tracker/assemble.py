@@ -83,6 +83,30 @@ def build_reader(config: Config, types: TypeCatalog) -> ChangeReader:
     return ChangeReader(types, numeric_as_string=numeric_as_string(config), default_schema=config.source.schema)
 
 
+def build_destination(entry: DestinationConfig, *, raw: bool = False) -> Destination:
+    """
+    Make the destination of one entry; opens nothing.
+
+    Args:
+        entry: Of `destinations` or `raw_db_event_destinations`.
+        raw: Which of the two.
+
+    Raises:
+        ConfigError: Options are wrong.
+        PluginError: It is unknown, lacks its library, or takes no raw changes.
+    """
+    destination = registry.build(
+        entry.name,
+        entry.kind,
+        entry.options,
+        entry.path,
+        defaults={"request_timeout_s": entry.delivery.request_timeout_s},
+    )
+    if raw and not destination.accepts_raw:
+        raise PluginError(f"destination {entry.kind!r} takes events, not raw changes")
+    return destination
+
+
 class Sinks:
     """The configured destinations, built and not yet opened."""
 
@@ -97,29 +121,17 @@ class Sinks:
             PluginError: A destination is unknown or lacks its library.
         """
         given = given or {}
-        self.events = [(entry, given.get(entry.name) or self._build(entry)) for entry in config.destinations]
+        self.events = [(entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations]
         # The two sections are name spaces of their own; positions and dead letters are not.
         self.raw = [
-            (replace(entry, name=RAW + entry.name), self._build(entry, raw=True)) for entry in config.raw_destinations
+            (replace(entry, name=RAW + entry.name), build_destination(entry, raw=True))
+            for entry in config.raw_destinations
         ]
         if not self.events and not self.raw:
             entry = DestinationConfig(
                 name="stdout", kind="stdout", filter=("*",), options={}, delivery=config.delivery, path="destinations"
             )
-            self.events = [(entry, given.get("stdout") or self._build(entry))]
-
-    @staticmethod
-    def _build(entry: DestinationConfig, *, raw: bool = False) -> Destination:
-        destination = registry.build(
-            entry.name,
-            entry.kind,
-            entry.options,
-            entry.path,
-            defaults={"request_timeout_s": entry.delivery.request_timeout_s},
-        )
-        if raw and not destination.accepts_raw:
-            raise PluginError(f"{entry.path}: destination {entry.kind!r} takes events, not raw changes")
-        return destination
+            self.events = [(entry, given.get("stdout") or build_destination(entry))]
 
     def channels(self, state: StateStore, position: LSN) -> list[Channel]:
         """

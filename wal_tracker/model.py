@@ -128,7 +128,11 @@ class Transaction:
         self.context: dict[str, Value] = {}
         """Replaced, never mutated, by a `wal_tracker.context` message; changes keep the one they saw."""
         self.counts: dict[object, int] = {}
-        """How many changes each relation (by id) or message prefix has had so far in this transaction."""
+        """
+        How many changes each table, by ``schema.table``, and how many messages each prefix, as ``(prefix,)``, has had
+        so far in this transaction. By name, as event ids are: a table dropped and made again within a transaction
+        goes on counting.
+        """
         self._lsn_text = ""
 
     @property

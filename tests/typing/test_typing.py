@@ -37,7 +37,6 @@ def test_what_a_plugin_author_writes_is_typed() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.xfail(reason="Destination.Config is a settable class variable, and a nested class is read-only")
 def test_our_destinations_are_destinations() -> None:
     """The port is what its implementations are."""
     done = _mypy("port.py")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import click
 
+from wal_tracker import assemble
 from wal_tracker.config.model import Config
-from wal_tracker.destinations import registry
 from wal_tracker.errors import ConfigError, PluginError
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.rules.check import Problem, TableDescription, check
@@ -16,20 +16,30 @@ from wal_tracker.rules.check import Problem, TableDescription, check
 def find(config: Config, types: TypeCatalog, tables: Iterable[TableDescription] | None) -> list[Problem]:
     """Everything wrong with a configuration that loads: its rules, and its destinations' options."""
     found = check(config, types, tables)
-    for destination in (*config.destinations, *config.raw_destinations):
-        try:
-            registry.build(
-                destination.name,
-                destination.kind,
-                destination.options,
-                destination.path,
-                defaults={"request_timeout_s": destination.delivery.request_timeout_s},
-            )
-        except ConfigError as error:
-            found.append(Problem.of(error))
-        except PluginError as error:
-            found.append(Problem("error", str(error), destination.path))
+    try:
+        refuse_mode(config.source.mode)
+    except ConfigError as error:
+        found.append(Problem.of(error))
+    for raw, entries in ((False, config.destinations), (True, config.raw_destinations)):
+        for entry in entries:
+            try:
+                assemble.build_destination(entry, raw=raw)
+            except ConfigError as error:
+                found.append(Problem.of(error))
+            except PluginError as error:
+                found.append(Problem("error", str(error), entry.path))
     return found
+
+
+def refuse_mode(mode: str) -> None:
+    """
+    Say which modes there are.
+
+    Raises:
+        ConfigError: This version has no such mode.
+    """
+    if mode != "wal":
+        raise ConfigError(f"mode {mode!r} is not in this version yet; `wal` is", path="source.mode")
 
 
 def refuse(found: Iterable[Problem]) -> None:

@@ -11,8 +11,8 @@ from types import FrameType
 import click
 
 from wal_tracker import assemble
+from wal_tracker.cli import problems
 from wal_tracker.config.load import load
-from wal_tracker.errors import ConfigError
 
 logger = logging.getLogger("wal_tracker.run")
 
@@ -38,8 +38,7 @@ def run_command(config_path: Path | None, mode: str | None, apply_first: bool, u
     """Read row changes, run the rules, deliver the events."""
     config = load(config_path, os.environ)
     mode = mode or config.source.mode
-    if mode != "wal":
-        raise ConfigError(f"mode {mode!r} is not in this version yet; `wal` is", path="source.mode")
+    problems.refuse_mode(mode)
     for warning in config.warnings:
         logger.warning("configuration: %s", warning)
     with assemble.Run(config, apply_first=apply_first, until_caught_up=until_caught_up) as job:

@@ -233,10 +233,10 @@ class ChangeReader:
 
     def _ordinal(self, document: Mapping[str, Any], transaction: Transaction, relation: Relation) -> int:
         counts = transaction.counts
-        ordinal = document.get("ordinal", counts.get(relation.relation_id, 0))
+        ordinal = document.get("ordinal", counts.get(relation.name, 0))
         if not isinstance(ordinal, int) or isinstance(ordinal, bool):
             raise DecodeError('"ordinal" must be an integer')
-        counts[relation.relation_id] = ordinal + 1
+        counts[relation.name] = ordinal + 1
         return ordinal
 
     def _relation(

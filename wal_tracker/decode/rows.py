@@ -180,8 +180,8 @@ class RowReader:
 
     def _append(self, op: Op, old: Row | None, new: Row | None, transaction: Transaction, out: list[Item]) -> None:
         counts, relation = transaction.counts, self.relation
-        ordinal = counts.get(relation.relation_id, 0)
-        counts[relation.relation_id] = ordinal + 1
+        ordinal = counts.get(relation.name, 0)
+        counts[relation.name] = ordinal + 1
         if op in self.wanted:
             out.append(Change(transaction, relation, op, old, new, ordinal, transaction.context))
 
@@ -300,7 +300,7 @@ def compile_rows(reader: RowReader) -> dict[bytes, Handler]:
     for letter, op, kind, write in kinds:
         columns = reader.wanted.get(op)
         handlers[_head(letter, relation, kind)] = (
-            _counter(relation.relation_id) if columns is None else _compile(reader, op, columns, write)
+            _counter(relation.name) if columns is None else _compile(reader, op, columns, write)
         )
     return handlers
 
@@ -319,10 +319,10 @@ def _head(letter: bytes, relation: Relation, kind: bytes) -> bytes:
     return letter + _RELATION_ID.pack(relation.relation_id) + kind + _COUNT.pack(len(relation.columns))
 
 
-def _counter(relation_id: int) -> Handler:
+def _counter(table: str) -> Handler:
     def count(_message: bytes, transaction: Any, _out: list[Item]) -> None:
         counts = transaction.counts
-        counts[relation_id] = counts.get(relation_id, 0) + 1
+        counts[table] = counts.get(table, 0) + 1
 
     return count
 
@@ -337,8 +337,8 @@ def _compile(reader: RowReader, op: str, columns: OpColumns, write: _Write) -> H
     old, new = write(source, reader, columns)
     source.names["relation"] = reader.relation
     source.add(1, "counts = transaction.counts")
-    source.add(1, f"ordinal = counts.get({reader.relation.relation_id!r}, 0)")
-    source.add(1, f"counts[{reader.relation.relation_id!r}] = ordinal + 1")
+    source.add(1, f"ordinal = counts.get({reader.relation.name!r}, 0)")
+    source.add(1, f"counts[{reader.relation.name!r}] = ordinal + 1")
     # Attribute by attribute: half the cost of a call of Change, which does no more (a law in tests/property says so).
     source.add(1, "change = blank(Change)")
     values = {

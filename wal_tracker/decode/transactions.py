@@ -92,8 +92,8 @@ def append_transactional_message(
         if context is not None:
             transaction.context = context
             return
-    ordinal = transaction.counts.get(prefix, 0)
-    transaction.counts[prefix] = ordinal + 1
+    ordinal = transaction.counts.get((prefix,), 0)
+    transaction.counts[(prefix,)] = ordinal + 1
     out.append(Message(transaction, prefix, content, lsn, True, ordinal, transaction.context))
 
 

@@ -76,7 +76,7 @@ class Destination(Protocol):
     """Where events go."""
 
     @property
-    def Config(self) -> type:  # noqa: N802 - a class, nested or named
+    def Config(self) -> type:
         """Frozen dataclass of the options of one entry in the configuration."""
         ...
 
