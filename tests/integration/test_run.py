@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -179,6 +180,25 @@ def test_an_ignored_column_appears_nowhere(database: Database) -> None:
         assert len(job.run("dlq", "list", "--json").stdout.splitlines()) == 1
         for path in job.directory.iterdir():
             assert CANARY.encode() not in path.read_bytes(), f"seen in {path.name}"
+
+
+@pytest.mark.parametrize("major", [14, 15, 16, 17])
+def test_every_supported_server_is_a_source(server: Callable[..., Server], major: int) -> None:
+    """The whole walk on each major but the session's own: set up, crash, catch up, count, take down."""
+    own = server(major)
+    database = own.create_database()
+    database.sql(items.SCHEMA)
+    with Job(items.config(database)) as job:
+        job.apply()
+        with items.Writers(database) as writers:
+            job.start()
+            job.wait_for_lines(100)
+            job.kill9()
+            writers.stop()
+        job.catch_up()
+        items.judge(database, job.lines())
+        assert job.run("drop", "--yes").returncode == 0
+        assert not own.sql("select 1 from pg_replication_slots")
 
 
 @pytest.mark.wal2json
