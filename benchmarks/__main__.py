@@ -44,10 +44,11 @@ def main() -> None:
         header["server"] = f"PostgreSQL {server.version}, loopback TCP, fsync off; reader and server share the CPUs"
         if {"decode", "rules"} & set(chosen):
             rows = server.write(workload.OFFLINE, "offline")
-            payloads = server.payloads("offline")
+            payloads = server.payloads("offline", bench_decode.pgoutput(None).options(workload.PUBLICATION))
             server.drop_slot("offline")
             if "decode" in chosen:
                 measured(lambda: bench_decode.run(payloads, rows))
+                measured(bench_decode.run_wal2json)
             if "rules" in chosen:
                 measured(lambda: bench_rules.run(payloads))
             del payloads

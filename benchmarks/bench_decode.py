@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from benchmarks import workload
 from benchmarks.measure import Section, cpu_samples
 from benchmarks.workload import Payload
-from wal_tracker.decode.base import OpColumns, Wanted, WantedFor
+from tests.support import matrix
+from wal_tracker.decode.base import Decoder, OpColumns, Wanted, WantedFor
 from wal_tracker.decode.pgoutput import PgOutput
+from wal_tracker.decode.wal2json import Wal2Json
 from wal_tracker.model import EXACT, Item, Op
 from wal_tracker.pgtypes import TypeCatalog
 
@@ -28,16 +31,42 @@ KEYS: Mapping[str, tuple[str, ...] | None] = {
 }
 
 
-def run(payloads: list[Payload], rows: int, times: int = 5) -> Section:
-    """Decode the same messages for several sets of wanted columns."""
+def run(payloads: list[Payload], rows: int) -> Section:
+    """Decode pgoutput's messages for several sets of wanted columns."""
+    return _measure("decode: pgoutput bytes to changes", payloads, rows, pgoutput, tuple(KEYS))
+
+
+def run_wal2json() -> Section:
+    """The same transactions as wal2json writes them, where a server that has it is on this machine."""
+    title = "decode: wal2json bytes to changes"
+    try:
+        binaries = matrix.wal2json_binaries()
+    except matrix.Missing as reason:
+        return Section(title, f"left out: {reason}")
+    settings = {"output_plugin_libraries": "pgoutput, test_decoding, wal2json"}
+    with workload.server(binaries, settings) as server:
+        rows = server.write(workload.OFFLINE, "offline", "wal2json")
+        payloads = server.payloads("offline", wal2json(None).options(workload.PUBLICATION))
+    return _measure(title, payloads, rows, wal2json, (*KEYS,)[1:4])
+
+
+def _measure(
+    title: str,
+    payloads: list[Payload],
+    rows: int,
+    decoder: Callable[[Wanted | None], Decoder],
+    names: tuple[str, ...],
+    times: int = 5,
+) -> Section:
     megabytes = sum(len(payload) for payload, _ in payloads) / 1e6
     section = Section(
-        "decode: pgoutput bytes to changes",
+        title,
         f"{len(payloads):,} messages, {rows:,} rows, {megabytes:.0f} MB, Begin and Commit too; CPU, best of {times}",
     )
-    for name, keys in KEYS.items():
+    for name in names:
+        keys = KEYS[name]
         wanted = None if keys is None else _wanted(keys)
-        samples = cpu_samples(partial(decode, payloads, wanted), times)
+        samples = cpu_samples(partial(decode, payloads, partial(decoder, wanted)), times)
         section.add(
             name, "rows/s", [rows / sample for sample in samples], best=True,
             note=f"{min(samples) / rows * 1e6:.2f} µs/row, {megabytes / min(samples):.0f} MB/s",
@@ -45,9 +74,19 @@ def run(payloads: list[Payload], rows: int, times: int = 5) -> Section:
     return section
 
 
-def decode(payloads: list[Payload], wanted: Wanted | None) -> None:
+def pgoutput(wanted: Wanted | None) -> Decoder:
+    """A decoder that wants the same of every table."""
+    return PgOutput(lambda _: wanted, TypeCatalog())
+
+
+def wal2json(wanted: Wanted | None) -> Decoder:
+    """A decoder that wants the same of every table."""
+    return Wal2Json(lambda _: wanted, TypeCatalog())
+
+
+def decode(payloads: list[Payload], make: Callable[[], Decoder]) -> None:
     """Feed all messages to a new decoder."""
-    decoder = PgOutput(lambda _: wanted, TypeCatalog())
+    decoder = make()
     decoder.reset(0)
     out: list[Item] = []
     feed = decoder.feed

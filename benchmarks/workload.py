@@ -129,20 +129,13 @@ class Server:
             time.sleep(0.01)
         self.one("select pg_drop_replication_slot(%s)", slot)
 
-    def payloads(self, slot: str) -> list[Payload]:
+    def payloads(self, slot: str, options: Mapping[str, str]) -> list[Payload]:
         """What the slot's plugin writes for everything behind it, with LSNs; the slot stays where it is."""
-        plugin = self.one("select plugin from pg_replication_slots where slot_name = %s", slot)
-        if plugin == "pgoutput":
-            changes = "pg_logical_slot_peek_binary_changes(%s, null, null, {})".format(
-                f"'proto_version', '1', 'publication_names', '{PUBLICATION}', 'messages', 'true'"
-            )
-        else:
-            changes = "pg_logical_slot_peek_binary_changes(%s, null, null, {})".format(
-                "'format-version', '2', 'include-lsn', 'true', 'include-timestamp', 'true', 'include-xids', 'true', "
-                "'include-pk', 'true', 'include-types', 'true', 'include-typmod', 'true'"
-            )
         with self.connection.cursor() as cursor:
-            cursor.execute(f"select data, lsn - '0/0' from {changes}", (slot,))
+            cursor.execute(
+                "select data, lsn - '0/0' from pg_logical_slot_peek_binary_changes(%s, null, null, variadic %s)",
+                (slot, [text for option in options.items() for text in option]),
+            )
             return [(bytes(data), int(lsn)) for data, lsn in cursor]
 
 

@@ -228,7 +228,7 @@ Item = Union[Change, Message, Commit]
 class Event:
     """What a rule makes of a change, ready for any destination. Same commit, same id and bytes on every replay."""
 
-    __slots__ = ("id", "name", "distinct_id", "timestamp", "properties", "source", "_json")
+    __slots__ = ("id", "name", "distinct_id", "timestamp", "properties", "_source", "_json")
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class Event:
         distinct_id: str | None,
         timestamp: str,
         properties: dict[str, Value],
-        source: dict[str, Value],
+        source: dict[str, Value] | str,
     ) -> None:
         """
         Args:
@@ -246,15 +246,23 @@ class Event:
             distinct_id: Whom it is about, or None.
             timestamp: RFC 3339, UTC, ``Z``.
             properties: JSON-ready values (`orjson.Fragment` where exact digits are kept).
-            source: Where it comes from, in the shape of design.md §3.
+            source: Where it comes from, in the shape of design.md §3; a string is that as JSON.
         """
         self.id = id
         self.name = name
         self.distinct_id = distinct_id
         self.timestamp = timestamp
         self.properties = properties
-        self.source = source
+        self._source = source
         self._json: bytes | None = None
+
+    @property
+    def source(self) -> dict[str, Value]:
+        """Where it comes from, in the shape of design.md §3."""
+        if isinstance(self._source, str):
+            # Made as text, because most destinations write it and none reads it of every event.
+            self._source = dict(orjson.loads(self._source))
+        return self._source
 
     def to_json(self) -> bytes:
         """
@@ -268,7 +276,8 @@ class Event:
                 document["distinct_id"] = self.distinct_id
             document["timestamp"] = self.timestamp
             document["properties"] = self.properties
-            document["source"] = self.source
+            source = self._source
+            document["source"] = orjson.Fragment(source) if isinstance(source, str) else source
             self._json = orjson.dumps(document)
         return self._json
 

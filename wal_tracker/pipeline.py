@@ -301,8 +301,8 @@ class Pipeline:
 
     def _process(self, items: list[Item]) -> None:
         """Evaluate a burst; events end up in the channels' pending lists, failures in `_failures`."""
-        stats = self.stats
         transaction = self._transaction
+        changes = events = 0
         for item in items:
             if item.transaction is not transaction:
                 transaction = self._transaction = item.transaction
@@ -317,26 +317,29 @@ class Pipeline:
                 self._skip_items -= 1
                 continue
             self._partial_items += 1
-            stats.changes += 1
-            if isinstance(item, Change):
-                plan: RelationPlan = item.relation.plan
-                if item.op == "truncate":
-                    self._truncated(item)
-                for rule in plan.rules[item.op]:
-                    try:
-                        event = rule.make(item)
-                    except RuleEvaluationError as error:
-                        self._fail(item, rule, error)
-                        continue
-                    if event is not None:
-                        stats.events += 1
-                        for channel in rule.targets.get(event.name) or self._router.of_rule(rule, event.name):
-                            if transaction.commit_lsn >= channel.start:
-                                channel.pending.append(event)
-                if plan.raw:
-                    self._send_raw(item)
-            else:
+            changes += 1
+            if isinstance(item, Message):
                 self._message(item)
+                continue
+            plan: RelationPlan = item.relation.plan
+            op = item.op
+            if op == "truncate":
+                self._truncated(item)
+            for rule in plan.rules[op]:
+                try:
+                    event = rule.make(item)
+                except RuleEvaluationError as error:
+                    self._fail(item, rule, error)
+                    continue
+                if event is not None:
+                    events += 1
+                    for channel in rule.targets.get(event.name) or self._router.of_rule(rule, event.name):
+                        if transaction.commit_lsn >= channel.start:
+                            channel.pending.append(event)
+            if plan.raw:
+                self._send_raw(item)
+        self.stats.changes += changes
+        self.stats.events += events
 
     def _begin(self, transaction: Transaction) -> None:
         commit_lsn = transaction.commit_lsn

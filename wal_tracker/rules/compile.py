@@ -16,7 +16,7 @@ from wal_tracker import cel
 from wal_tracker.config.model import Expression, TrackRule
 from wal_tracker.errors import RuleError, RuleEvaluationError
 from wal_tracker.identity import IdFactory
-from wal_tracker.model import EXACT, Change, Event, Message, PartialRow, Relation, Row, Transaction, Value
+from wal_tracker.model import EXACT, ROW_OPS, Change, Event, Message, Op, PartialRow, Relation, Row, Value
 from wal_tracker.pgtypes import CelType
 from wal_tracker.rules.distinct_id import as_distinct_id, property_naming_the_user
 from wal_tracker.rules.environment import PARAMETERS, environment
@@ -68,14 +68,16 @@ class RuleCompiler:
         self._mode = mode
         self._hash_key = hash_key
 
-    def compile(self, rule: TrackRule, table: str, columns: Mapping[str, CelType] | None) -> CompiledRule:
+    def compile(
+        self, rule: TrackRule, relation: Relation | None, columns: Mapping[str, CelType] | None
+    ) -> CompiledRule:
         """
         Compile every expression of `rule`.
 
         Args:
             rule: The rule.
-            table: The table's bare name (for distinct_id), or the message prefix.
-            columns: Its visible columns and their CEL types; None where they are not known.
+            relation: The table whose changes it will meet; None for a rule over messages.
+            columns: The table's visible columns and their CEL types; None where they are not known.
 
         Raises:
             RuleError: An expression is wrong; with its place in the configuration and a caret.
@@ -98,117 +100,143 @@ class RuleCompiler:
         blocks = dict(rule.blocks)
         if rule.event is not None:
             blocks[rule.event] = rule.properties
-        events: dict[str, tuple[Function, Function | None, str | None]] = {}
+        table = relation.table if relation is not None else ""
+        events: dict[str, tuple[Function, str | None]] = {}
         for name, properties in blocks.items():
             outputs = {key: compiled(expression, "any", emit=True) for key, expression in properties.items()}
             user = None if distinct_id else property_naming_the_user(table, properties)
-            events[name] = (cel.fuse(outputs, PARAMETERS), distinct_id, user)
-
-        reads = frozenset(name for program in programs for name in program.variables)
-        make = self._maker(
-            rule,
-            when,
-            cond,
-            timestamp,
-            events,
-            distinct_id,
-            reads_change="change" in reads,
-            reads_changed=reads_changed(programs),
-            reads_message="message" in reads,
+            events[name] = (cel.fuse(outputs, PARAMETERS), user)
+        evaluate = _evaluator(rule, when, cond, timestamp, distinct_id, events)
+        make = (
+            self._message_maker(rule, programs, evaluate)
+            if relation is None
+            else self._row_maker(rule, relation, programs, evaluate)
         )
         return CompiledRule(rule, programs, make)
 
-    def _maker(
-        self,
-        rule: TrackRule,
-        when: Function | None,
-        cond: Function | None,
-        timestamp: Function | None,
-        events: dict[str, tuple[Function, Function | None, str | None]],
-        distinct_id: Function | None,
-        *,
-        reads_change: bool,
-        reads_changed: bool,
-        reads_message: bool,
-    ) -> Callable[[Any], Event | None]:
+    def _row_maker(
+        self, rule: TrackRule, relation: Relation, programs: list[cel.Program], evaluate: Function
+    ) -> Callable[[Change], Event | None]:
         """The closure a row meets; everything it needs is bound here once."""
-        rule_id, mode = rule.rule_id, self._mode
-        fixed = rule.event
-        ids: dict[object, dict[str, IdFactory]] = {}
-        no_properties = (cel.fuse({}, PARAMETERS), distinct_id, None)
+        ids = _Ids(self._system_identifier, rule.rule_id, relation.name)
+        # Up to the commit's LSN an event's source is the same for every row of an operation.
+        beginnings = {op: _source_beginning(op, relation) for op in ROW_OPS}
+        mode = orjson.dumps(self._mode).decode()
+        reads_change = _reads(programs, "change")
+        with_changed = reads_changed(programs)
 
-        def ids_of(subject: Relation | str, event: str) -> IdFactory:
-            table = subject.name if isinstance(subject, Relation) else "message." + subject
-            factory = IdFactory(self._system_identifier, rule_id, event, table)
-            of_subject = ids.setdefault(subject, {})
-            if len(of_subject) >= MAX_REMEMBERED_NAMES:
-                # A `cond` may compute a name of every row.
-                of_subject.clear()
-            of_subject[event] = factory
-            return factory
-
-        def make(item: Any) -> Event | None:
-            transaction: Transaction = item.transaction
-            ctx = item.context
-            message = None
-            if type(item) is Change:
-                new, old = item.new, item.old
-                relation = subject = item.relation
-                source = {
-                    "op": item.op,
-                    "schema": relation.schema,
-                    "table": relation.table,
-                    "commit_lsn": transaction._lsn_text or transaction.commit_lsn_text,
-                    "ordinal": item.ordinal,
-                    "xid": transaction.xid,
-                    "mode": mode,
-                }
-            else:
-                new = old = None
-                subject = item.prefix
-                source = message_source(item, mode)
-                if reads_message:
-                    message = message_variable(item)
+        def make(change: Change) -> Event | None:
+            transaction = change.transaction
             try:
-                change = change_variable(item, with_changed=reads_changed) if reads_change else None
-                if when is not None and when(new, old, change, ctx, message) is not True:
-                    return None
-                if cond is None:
-                    name = fixed
-                else:
-                    name = cond(new, old, change, ctx, message)
-                    if name is None:
-                        return None
-                assert name is not None
-                properties_of, who, user = events.get(name, no_properties)
-                properties = properties_of(new, old, change, ctx, message)
-                if who is not None:
-                    person = as_distinct_id(who(new, old, change, ctx, message))
-                elif user is not None:
-                    person = as_distinct_id(properties[user])
-                else:
-                    person = None
-                if timestamp is None:
-                    moment = transaction.commit_time
-                else:
-                    moment = timestamp_text(timestamp(new, old, change, ctx, message)) or transaction.commit_time
+                variable = change_variable(change, with_changed=with_changed) if reads_change else None
+                made = evaluate(change.new, change.old, variable, change.context, None, transaction.commit_time)
             except (cel.CelEvaluationError, UnknownOldRow) as error:
-                raise RuleEvaluationError(rule=rule_id, reason=str(error)) from error
+                raise RuleEvaluationError(rule=rule.rule_id, reason=str(error)) from error
+            if made is None:
+                return None
+            name, person, moment, properties = made
+            xid, ordinal = transaction.xid, change.ordinal
+            lsn = transaction._lsn_text or transaction.commit_lsn_text
+            source = f'{beginnings[change.op]}"{lsn}","ordinal":{ordinal},"xid":{xid},"mode":{mode}}}'
+            return Event((ids.get(name) or ids.make(name)).id(xid, ordinal), name, person, moment, properties, source)
+
+        return make
+
+    def _message_maker(
+        self, rule: TrackRule, programs: list[cel.Program], evaluate: Function
+    ) -> Callable[[Message], Event | None]:
+        """The same for a logical message."""
+        mode = self._mode
+        ids = _Ids(self._system_identifier, rule.rule_id, f"message.{rule.message_prefix}")
+        reads_change, reads_message = _reads(programs, "change"), _reads(programs, "message")
+
+        def make(message: Message) -> Event | None:
+            transaction = message.transaction
+            change = change_variable(message, with_changed=False) if reads_change else None
+            variable = message_variable(message) if reads_message else None
+            try:
+                made = evaluate(None, None, change, message.context, variable, transaction.commit_time)
+            except cel.CelEvaluationError as error:
+                raise RuleEvaluationError(rule=rule.rule_id, reason=str(error)) from error
+            if made is None:
+                return None
+            name, person, moment, properties = made
             if not moment:
                 raise RuleEvaluationError(
-                    rule=rule_id,
+                    rule=rule.rule_id,
                     reason="a non-transactional message has no commit time: give the rule a `timestamp`, "
                     "or emit the message with pg_logical_emit_message(true, …)",
                 )
-            try:
-                identity = ids[subject][name]
-            except KeyError:
-                identity = ids_of(subject, name)
             # A non-transactional message has no xid; its place in the WAL is what no replay changes.
-            xid = transaction.xid or (0 if type(item) is Change else item.lsn)
-            return Event(identity.id(xid, item.ordinal), name, person, moment, properties, source)
+            identity = (ids.get(name) or ids.make(name)).id(transaction.xid or message.lsn, message.ordinal)
+            return Event(identity, name, person, moment, properties, message_source(message, mode))
 
         return make
+
+
+class _Ids(dict[str, IdFactory]):
+    """The id factories of one rule on one table, by event name."""
+
+    def __init__(self, system_identifier: str, rule_id: str, table: str) -> None:
+        super().__init__()
+        self._of = (system_identifier, rule_id, table)
+
+    def make(self, event: str) -> IdFactory:
+        """The factory of an event that was not met before."""
+        if len(self) >= MAX_REMEMBERED_NAMES:
+            # A `cond` may compute a name of every row.
+            self.clear()
+        system_identifier, rule_id, table = self._of
+        factory = self[event] = IdFactory(system_identifier, rule_id, event, table)
+        return factory
+
+
+def _source_beginning(op: Op, relation: Relation) -> str:
+    """An event's source as JSON, up to where the text of its commit LSN stands."""
+    known = orjson.dumps({"op": op, "schema": relation.schema, "table": relation.table}).decode()
+    return f'{known[:-1]},"commit_lsn":'
+
+
+def _evaluator(
+    rule: TrackRule,
+    when: Function | None,
+    cond: Function | None,
+    timestamp: Function | None,
+    distinct_id: Function | None,
+    events: dict[str, tuple[Function, str | None]],
+) -> Function:
+    """
+    Put a rule's expressions together.
+
+    The five variables and the commit time in; name, distinct_id, timestamp and properties out.
+    None where the rule makes no event. Raises CelEvaluationError.
+    """
+    fixed = rule.event
+    no_properties = (cel.fuse({}, PARAMETERS), None)
+
+    def evaluate(new: Any, old: Any, change: Any, ctx: Any, message: Any, commit_time: str) -> Any:
+        if when is not None and when(new, old, change, ctx, message) is not True:
+            return None
+        name = fixed if cond is None else cond(new, old, change, ctx, message)
+        if name is None:
+            return None
+        properties_of, user = events.get(name, no_properties)
+        properties = properties_of(new, old, change, ctx, message)
+        if user is not None:
+            person = as_distinct_id(properties[user])
+        elif distinct_id is not None:
+            person = as_distinct_id(distinct_id(new, old, change, ctx, message))
+        else:
+            person = None
+        if timestamp is not None:
+            commit_time = timestamp_text(timestamp(new, old, change, ctx, message)) or commit_time
+        return name, person, commit_time, properties
+
+    return evaluate
+
+
+def _reads(programs: Iterable[cel.Program], variable: str) -> bool:
+    return any(variable in program.variables for program in programs)
 
 
 def compile_expression(

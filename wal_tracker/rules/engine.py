@@ -69,7 +69,7 @@ class RuleSet:
         self._messages: dict[str, tuple[CompiledRule, ...]] = {}
         for rule in config.rules:
             if rule.message_prefix is not None:
-                compiled = self._compiler.compile(rule, rule.message_prefix, None)
+                compiled = self._compiler.compile(rule, None, None)
                 self._messages[rule.message_prefix] = (*self._messages.get(rule.message_prefix, ()), compiled)
             else:
                 self._by_table.setdefault((rule.schema, rule.table), []).append(rule)
@@ -131,7 +131,7 @@ class RuleSet:
 
     def _compile(self, rule: TrackRule, relation: Relation, columns: Mapping[str, CelType] | None) -> CompiledRule:
         try:
-            return self._compiler.compile(rule, relation.table, columns)
+            return self._compiler.compile(rule, relation, columns)
         except RuleError as error:
             logger.warning("rule does not fit its table", extra={"rule": rule.rule_id, "reason": str(error)})
             reason = f"does not fit {relation.name} as it is now: {error}"
