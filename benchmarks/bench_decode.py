@@ -45,7 +45,7 @@ def run_wal2json() -> Section:
         return Section(title, f"left out: {reason}")
     settings = {"output_plugin_libraries": "pgoutput, test_decoding, wal2json"}
     with workload.server(binaries, settings) as server:
-        rows = server.write(workload.OFFLINE, "offline", "wal2json")
+        rows = server.write(workload.FEWER, "offline", "wal2json")
         payloads = server.payloads("offline", wal2json(None).options(workload.PUBLICATION))
     return _measure(title, payloads, rows, wal2json, (*KEYS,)[1:4])
 

@@ -148,4 +148,4 @@ def configuration(server: Server, slot: str) -> Iterator[Path]:
 
 
 def _per_row(costs: list[Cost], name: str, rows: int) -> float:
-    return 1e6 * statistics.median(getattr(cost, name) for cost in costs) / rows
+    return 1e6 / rows * float(statistics.median(getattr(cost, name) for cost in costs))

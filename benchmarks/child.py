@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.measure import peak_rss_bytes
 from wal_tracker import assemble
 from wal_tracker.config.load import load
+from wal_tracker.destinations.base import Receipt
 from wal_tracker.model import Deliverable
 from wal_tracker_destinations.file import File
 
@@ -36,12 +37,12 @@ class Watch:
         """When by the clock, and the commit timestamps of the events."""
         deliver = File.deliver
 
-        def watched(destination: File, batch: Sequence[Deliverable]) -> Any:
+        def watched(destination: File, batch: Sequence[Deliverable]) -> Receipt:
             receipt = deliver(destination, batch)
             self.batches.append((time.time(), [event.timestamp for event in batch]))
             return receipt
 
-        File.deliver = watched  # type: ignore[method-assign]
+        File.deliver = watched  # type: ignore[method-assign, assignment]
 
     def latencies_ms(self, warm_up_s: float) -> list[float]:
         """Sorted; without those committed in the first `warm_up_s` seconds."""

@@ -6,8 +6,8 @@ import os
 import platform
 import statistics
 import sys
-import sysconfig
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -97,16 +97,16 @@ def machine() -> dict[str, str]:
         "cpu": f"{cpu}, {os.cpu_count()} CPUs",
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": f"{platform.python_implementation()} {sys.version.split()[0]}, {_build()}",
+        "python": f"{platform.python_implementation()} {sys.version.split()[0]}",
+        "pace": _pace(),
         "packages": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
 
 
-def _build() -> str:
-    """How the interpreter was compiled; it makes up to half of everything here."""
-    flags = f"{sysconfig.get_config_var('CONFIG_ARGS')} {sysconfig.get_config_var('PY_CORE_CFLAGS')}"
-    profiled = "--enable-optimizations" in flags or "-fprofile-use" in flags
-    return "built with profile-guided optimization" if profiled else "built without profile-guided optimization"
+def _pace() -> str:
+    """A yardstick for other numbers: how an interpreter was compiled makes up to half of them."""
+    turn_s = min(timeit.repeat("row = {'a': 1}; row['b'] = row['a'] + 1", number=20_000, repeat=20)) / 20_000
+    return f"{1e9 * turn_s:.0f} ns for a dict made, read and written"
 
 
 def peak_rss_bytes() -> int:

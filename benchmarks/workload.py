@@ -50,6 +50,7 @@ SMALL = Workload("many small transactions", 50_000, 3, 5, seed=1)
 LARGE = Workload("few large transactions", 4, 50_000, 50_000, seed=2)
 HUGE = Workload("one transaction of 1,000,000 rows", 1, 1_000_000, 1_000_000, seed=3)
 OFFLINE = Workload("decoded offline", 20_000, 3, 5, seed=4)
+FEWER = Workload("decoded offline, slowly", 2_000, 3, 5, seed=4)
 
 TRACK = """
   orders.insert:

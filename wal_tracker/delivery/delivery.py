@@ -33,12 +33,6 @@ logger = logging.getLogger("wal_tracker.delivery")
 ABORT_GRACE_S = 1.0
 
 
-# After a large batch the next one gathers for a moment, as it would have while a slower destination was busy: one fsync
-# and one change of threads then serve many events. At low rates it never happens, so it adds no latency there.
-GATHER_AFTER_EVENTS = 200
-GATHER_S = 0.02
-
-
 class DeadLetters(Protocol):
     """Where refused events are kept; the state store."""
 
@@ -86,7 +80,6 @@ class Delivery:
         self.name = name
         self._destination = destination
         self._dead_letters = dead_letters
-        self._gather_s = 0.0
         self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
         self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
         self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
@@ -242,7 +235,7 @@ class Delivery:
                 if self._aborted.is_set():
                     raise _Aborted
                 if self._queue.events:
-                    wait = self._queue.oldest + max(self._linger_s, self._gather_s) - time.monotonic()
+                    wait = self._queue.oldest + self._linger_s - time.monotonic()
                     if (
                         wait <= 0
                         or self._leaving.is_set()
@@ -257,9 +250,7 @@ class Delivery:
                     self._changed.wait()
             chunks = self._queue.front()
         # Outside the lock: this is where events become JSON.
-        batch = self._queue.cut(chunks)
-        self._gather_s = GATHER_S if batch.taken >= GATHER_AFTER_EVENTS else 0.0
-        return batch
+        return self._queue.cut(chunks)
 
     def _deliver(self, batch: Batch) -> None:
         """Send a batch until every event of it is durable or a dead letter; then move the position."""
