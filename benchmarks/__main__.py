@@ -18,11 +18,12 @@ NAMES = ("decode", "rules", "pipeline", "memory", "latency")
 
 
 def main() -> None:
-    """The command; leaves with 1 when a target is missed."""
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", help=f"Some of {','.join(NAMES)}, separated by commas.", default=",".join(NAMES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="Also write every raw sample there.")
     parser.add_argument("-n", type=int, default=3, help="Passes of the pipeline and of pg_recvlogical (default 3).")
+    parser.add_argument("--check", action="store_true", help="Leave with 1 when a target is missed.")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
     unknown = sorted(set(chosen) - set(NAMES))
@@ -63,7 +64,7 @@ def main() -> None:
     if arguments.json:
         document = {"machine": header, "sections": [section.document() for section in sections]}
         arguments.json.write_text(json.dumps(document, indent=1))
-    if any(one.reached is False for section in sections for one in section.measurements):
+    if arguments.check and any(one.reached is False for section in sections for one in section.measurements):
         raise SystemExit(1)
 
 
