@@ -26,11 +26,13 @@ def run(server: Server, seconds: float = 10.0) -> Section:
     server.one("truncate orders")
     server.one("select pg_create_logical_replication_slot('reading', 'pgoutput')")
     with configuration(server, "reading") as path:
-        process = subprocess.Popen(command(path, "--latency"), stdout=subprocess.PIPE)
+        process = subprocess.Popen(command(path, "--latency"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         _wait_for_reader(server, process)
         transactions, took_s = write(server, seconds)
         process.terminate()
-        output, _ = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=60)
+        if process.returncode:
+            raise RuntimeError(f"the pipeline failed ({process.returncode}): {errors.decode()}")
     server.drop_slot("reading")
     result = json.loads(output)
     latencies = result["latencies_ms"]

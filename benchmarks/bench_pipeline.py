@@ -116,7 +116,9 @@ def read(server: Server, slot: str, rows: int) -> Cost:
     server.copy_slot(slot, "reading")
     before = cpu_of_ended_children(server.postgres.pid)
     with configuration(server, "reading") as path:
-        done = subprocess.run(command(path), stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(command(path), capture_output=True)
+        if done.returncode:
+            raise RuntimeError(f"the pipeline failed ({done.returncode}): {done.stderr.decode()}")
         with (path.parent / "events.jsonl").open("rb") as file:
             lines = sum(1 for _ in file)
     result: dict[str, Any] = json.loads(done.stdout)
