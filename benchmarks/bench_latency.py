@@ -29,6 +29,7 @@ def run(server: Server, seconds: float = 10.0) -> Section:
         process = subprocess.Popen(command(path, "--latency"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         _wait_for_reader(server, process)
         transactions, took_s = write(server, seconds)
+        _wait_for_confirmation(server)
         process.terminate()
         output, errors = process.communicate(timeout=60)
         if process.returncode:
@@ -70,3 +71,14 @@ def _wait_for_reader(server: Server, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError("the pipeline did not start to read")
         time.sleep(0.02)
+
+
+def _wait_for_confirmation(server: Server) -> None:
+    """Until everything written is durable in the file: a reader that is asked to stop stops at once."""
+    end_lsn = server.one("select pg_current_wal_flush_lsn()")
+    deadline = time.monotonic() + 30
+    confirmed = "select confirmed_flush_lsn >= %s::pg_lsn from pg_replication_slots where slot_name = 'reading'"
+    while not server.one(confirmed, end_lsn):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the pipeline does not catch up")
+        time.sleep(0.05)

@@ -53,8 +53,9 @@ def test_a_transaction_is_synced_before_it_is_done(path: Path) -> None:
     store = open_state(f"sqlite:///{path}")
     connection = store._connection  # type: ignore[attr-defined]
 
-    assert connection.execute("pragma synchronous").fetchone() == (2,)
-    assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+    with closing(store):
+        assert connection.execute("pragma synchronous").fetchone() == (2,)
+        assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
 @pytest.mark.parametrize(
