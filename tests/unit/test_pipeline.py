@@ -510,8 +510,15 @@ def test_a_destination_that_fails_while_we_drain_does_not_cost_what_was_durable(
         if source.sent == 2:
             assert bench.pipeline is not None
             bench.pipeline.stop()
-            destination.gate.set()
+            release.start()
 
+    def when_the_other_has_it() -> None:
+        assert bench.pipeline is not None
+        (other,) = [one.delivery for one in bench.pipeline._channels if one.config.name == "other"]
+        wait_until(lambda: other.settled == 1)
+        destination.gate.set()
+
+    release = threading.Thread(target=when_the_other_has_it, daemon=True)
     bench.make(
         Committed(100, rows(1)), until=LSN(1000), destinations={"memory": 0, "other": 0}, burst=2, on_read=on_read
     )
