@@ -18,7 +18,7 @@ import gc
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -112,7 +112,6 @@ class Stats:
     stalls: int = 0
     skipped_transactions: int = 0
     confirmed_lsn: LSN = LSN(0)
-    received_lsn: LSN = LSN(0)
 
 
 class Pipeline:
@@ -129,7 +128,6 @@ class Pipeline:
         position: LSN,
         until: LSN | None = None,
         reader: ChangeReader | None = None,
-        on_progress: Callable[[Stats], None] | None = None,
     ) -> None:
         """
         Args:
@@ -141,7 +139,6 @@ class Pipeline:
             position: Up to where everything is durable at every destination.
             until: Stop once everything up to here is durable; None: run until stopped.
             reader: Reads stored changes; with it, dead letters that are marked for it are delivered on the way.
-            on_progress: Called after every checkpoint, on the loop's thread.
         """
         self._source = source
         self._rules = rules
@@ -150,8 +147,7 @@ class Pipeline:
         self._state = state
         self._settings = settings
         self._until = until
-        self._on_progress = on_progress
-        self.stats = Stats(confirmed_lsn=position, received_lsn=position)
+        self.stats = Stats(confirmed_lsn=position)
         self._checkpoint = Checkpoint({channel.config.name: channel.start for channel in channels})
         self._handed = position
         self._partial_at = LSN(0)
@@ -504,8 +500,6 @@ class Pipeline:
             hit("after_state_before_confirm")
             self._source.confirm(low_water)
             self.stats.confirmed_lsn = low_water
-        if self._on_progress is not None:
-            self._on_progress(self.stats)
 
     def save(self) -> None:
         """Store every destination's durable position; returns when it is on disk."""
