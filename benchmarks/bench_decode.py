@@ -9,7 +9,7 @@ from benchmarks import workload
 from benchmarks.measure import Section, cpu_samples
 from benchmarks.workload import Payload
 from tests.support import matrix
-from wal_tracker.decode.base import Decoder, OpColumns, Wanted, WantedFor
+from wal_tracker.decode.base import XLOG_DATA_HEADER_SIZE, Decoder, OpColumns, Wanted, WantedFor
 from wal_tracker.decode.pgoutput import PgOutput
 from wal_tracker.decode.wal2json import Wal2Json
 from wal_tracker.model import EXACT, Item, Op
@@ -89,10 +89,15 @@ def decode(payloads: list[Payload], make: Callable[[], Decoder]) -> None:
     decoder = make()
     decoder.reset(0)
     out: list[Item] = []
-    feed = decoder.feed
+    header = bytes(XLOG_DATA_HEADER_SIZE)
+    feed, rows = decoder.feed, decoder.rows
     for start in range(0, len(payloads), BURST):
-        for payload, lsn in payloads[start : start + BURST]:
-            feed(payload, lsn, out)
+        burst = payloads[start : start + BURST]
+        messages = [header + payload for payload, _ in burst]
+        at = 0
+        while (at := rows(messages, at, out)) < len(burst):
+            feed(*burst[at], out)
+            at += 1
         out = []
 
 

@@ -242,7 +242,7 @@ class Run:
             until = slots.end_of_commits(session) if self._until_caught_up else None
         position = self._begin_at(settings, server, status, sinks)
         rules = RuleSet(config, types, system_identifier=server.system_identifier, mode="wal")
-        source = ReplicationSource(settings, build_decoder(config, types, rules.wanted))
+        source = ReplicationSource(settings, build_decoder(config, types, rules.wanted_events))
         stack.callback(source.close)
         self.pipeline = Pipeline(
             source,

@@ -221,10 +221,6 @@ class Commit:
         self.transaction = transaction
 
 
-Item = Union[Change, Message, Commit]
-"""What a source yields, in commit order: the changes and messages of a transaction, then its commit."""
-
-
 class Event:
     """What a rule makes of a change, ready for any destination. Same commit, same id and bytes on every replay."""
 
@@ -286,6 +282,21 @@ class Event:
         self._json = text
 
 
+class RowEvent(Event):
+    """
+    An event that was made while its row was being decoded, without a `Change` in between; stands in its place.
+
+    Only where a table's change makes one event by one rule, of columns alone (`wal_tracker.rules.direct`).
+    """
+
+    __slots__ = ("transaction", "rule")
+
+    transaction: Transaction
+    """The transaction its change belongs to."""
+    rule: Any
+    """The compiled rule that made it, which knows where it goes."""
+
+
 class RawChange:
     """A change as it is, for `raw_db_event_destinations`; looks like an `Event` to a destination."""
 
@@ -323,3 +334,6 @@ class RawChange:
 
 
 Deliverable = Union[Event, RawChange]
+
+Item = Union[Change, Message, Commit, RowEvent]
+"""What a source yields, in commit order: the changes and messages of a transaction, then its commit."""

@@ -32,7 +32,7 @@ from wal_tracker.destinations.base import Mark
 from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Change, Commit, Event, Item, Message, Transaction
+from wal_tracker.model import Change, Commit, Event, Item, Message, RowEvent, Transaction
 from wal_tracker.replay import Replay
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
@@ -106,6 +106,7 @@ class Stats:
 
     transactions: int = 0
     changes: int = 0
+    """Of these transactions: rows of tracked tables, and messages; whether or not a rule looks at them."""
     events: int = 0
     rule_errors: int = 0
     reconnects: int = 0
@@ -298,7 +299,7 @@ class Pipeline:
     def _process(self, items: list[Item]) -> None:
         """Evaluate a burst; events end up in the channels' pending lists, failures in `_failures`."""
         transaction = self._transaction
-        changes = events = 0
+        events = 0
         for item in items:
             if item.transaction is not transaction:
                 transaction = self._transaction = item.transaction
@@ -313,7 +314,13 @@ class Pipeline:
                 self._skip_items -= 1
                 continue
             self._partial_items += 1
-            changes += 1
+            if isinstance(item, RowEvent):
+                events += 1
+                name = item.name
+                for channel in item.rule.targets.get(name) or self._router.of_rule(item.rule, name):
+                    if transaction.commit_lsn >= channel.start:
+                        channel.pending.append(item)
+                continue
             if isinstance(item, Message):
                 self._message(item)
                 continue
@@ -334,7 +341,6 @@ class Pipeline:
                             channel.pending.append(event)
             if plan.raw:
                 self._send_raw(item)
-        self.stats.changes += changes
         self.stats.events += events
 
     def _begin(self, transaction: Transaction) -> None:
@@ -358,6 +364,7 @@ class Pipeline:
             return
         self._partial_items = 0
         self.stats.transactions += 1
+        self.stats.changes += sum(transaction.counts.values())
         self._handed = transaction.end_lsn
         for channel in self._channels:
             channel.boundary = len(channel.pending)

@@ -14,7 +14,7 @@ from wal_tracker.cel import syntax
 from wal_tracker.cel.check import Checked, Result, check
 from wal_tracker.cel.environment import Environment
 from wal_tracker.cel.errors import CelEvaluationError, CelSyntaxError, position
-from wal_tracker.cel.generate import Generator
+from wal_tracker.cel.generate import ColumnGenerator, Generator
 from wal_tracker.cel.interpret import interpret
 from wal_tracker.cel.runtime import Failure
 from wal_tracker.cel.tree import Type
@@ -139,6 +139,41 @@ def fuse(outputs: Mapping[str, Program], params: Sequence[str]) -> Callable[...,
 
     function: Callable[..., dict[str, Any]] = _function("", code, names, generator.namespace, slow)
     return function
+
+
+class Columns:
+    """
+    The fast form of programs as source text over columns, for a function somebody else generates.
+
+    What it reads are variables named in `names`. The source raises anything at all where the fast form is not right.
+    """
+
+    def __init__(self) -> None:
+        self._generator = ColumnGenerator()
+
+    def code(self, program: Program) -> str:
+        """
+        An expression, safe to put next to any operator.
+
+        Raises:
+            NeedsMoreThanColumns: The program reads something else.
+        """
+        return self._generator.code(program._tree)
+
+    @property
+    def reads(self) -> tuple[tuple[str, str], ...]:
+        """``(variable, row key)`` of every column the programs read; a key may begin with `EXACT`."""
+        return tuple(self._generator.reads)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variable that stands for each of `reads`."""
+        return tuple(self._generator.reads.values())
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """What else the source names."""
+        return self._generator.namespace
 
 
 def _parameters(params: Sequence[str]) -> dict[str, str]:

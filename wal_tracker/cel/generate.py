@@ -29,6 +29,10 @@ _SUBSCRIPTED = (tree.VariableValue, tree.Column, tree.Slot, tree.Select, tree.In
 _SIZED = frozenset(("string", "bytes", "list", "map"))
 
 
+class NeedsMoreThanColumns(Exception):
+    """A program reads something else than columns by name: a row as a whole, whether one is there, another variable."""
+
+
 class Generator:
     """Makes source; constants and functions it names are collected in `namespace`."""
 
@@ -293,6 +297,34 @@ class Generator:
                 return f"({self._emitted(node.yes)} if {condition} else {self._emitted(node.no)})"
         code = self.code(node)
         return code if node.type in _JSON_READY else self._call(export, code)
+
+
+class ColumnGenerator(Generator):
+    """Makes source in which each column is a variable of its own; raises NeedsMoreThanColumns for anything else."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.reads: dict[tuple[str, str], str] = {}
+        """The name of the variable for each ``(variable, row key)`` that was met, in the order of their first."""
+
+    def code(self, node: Tree) -> str:
+        """Source of one node; see `Generator.code`."""
+        match node:
+            case tree.Column():
+                return self._column(node.variable, node.name)
+            case tree.ExactColumn():
+                return self._column(node.variable, EXACT + node.name)
+            case tree.VariableValue() | tree.RowIsNull() | tree.HasColumn() | tree.Unchanged():
+                raise NeedsMoreThanColumns
+        return super().code(node)
+
+    def _emit(self, node: tree.Emit) -> str:
+        if isinstance(node.operand, tree.VariableValue):
+            raise NeedsMoreThanColumns
+        return super()._emit(node)
+
+    def _column(self, variable: str, key: str) -> str:
+        return self.reads.setdefault((variable, key), f"c{len(self.reads)}")
 
 
 def _is_telling(node: Tree) -> bool:

@@ -16,7 +16,7 @@ from wal_tracker.config.load import load
 from wal_tracker.config.model import Config
 from wal_tracker.errors import RuleEvaluationError
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Change, Commit, Deliverable, Event, Message, RawChange
+from wal_tracker.model import Change, Commit, Deliverable, Event, Message, RawChange, RowEvent
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
 from wal_tracker.source import catalog, setup, slot
@@ -68,7 +68,7 @@ def follow(config: Config, events: bool) -> Iterator[Deliverable]:
         types.add(catalog.read_types(session))
     server = slot.identify(settings)
     rules = RuleSet(config, types, system_identifier=server.system_identifier, mode="wal", raw=not events)
-    source = ReplicationSource(settings, assemble.build_decoder(config, types, rules.wanted))
+    source = ReplicationSource(settings, assemble.build_decoder(config, types, rules.wanted_events))
     try:
         source.connect(LSN(0))
         click.echo(f"reading {server.database} from {server.current_lsn} on; Ctrl-C ends", err=True)
@@ -76,6 +76,8 @@ def follow(config: Config, events: bool) -> Iterator[Deliverable]:
             for item in source.read(READ_TIMEOUT_S):
                 if isinstance(item, Commit):
                     source.confirm(item.transaction.end_lsn)
+                elif isinstance(item, RowEvent):
+                    yield item
                 elif events:
                     yield from _events(item, rules)
                 elif isinstance(item, Change):

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from wal_tracker.model import Item, Op, Relation
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """A short cut: what is made of a row without a `Change` in between, straight from the values it is made of."""
+
+    reads: tuple[tuple[str, str], ...]
+    """The values it takes, in this order: ``("new", row key)`` or ``("old", row key)``."""
+    make: Callable[..., Item | None]
+    """
+    ``make(transaction, ordinal, *values)``: what stands in the change's place; None: nothing comes of it.
+
+    May raise anything where it would rather see the `Change`; then the message is read again and gives that.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +34,12 @@ class OpColumns:
 
     new: frozenset[str] = frozenset()
     old: frozenset[str] = frozenset()
+    direct: Direct | None = None
+    """Where a decoder can give these values alone, it may hand on what this makes of them instead of a `Change`."""
 
+
+XLOG_DATA_HEADER_SIZE = 25
+"""XLogData: Byte1('w') Int64 start, Int64 end of WAL, Int64 clock, then the output plugin's bytes."""
 
 Wanted = Mapping[Op, OpColumns]
 """What to decode of a relation. An operation that is absent is counted (ordinals!) but not handed on."""
@@ -47,6 +66,23 @@ class Decoder(Protocol):
 
         Args:
             current_xid8: The server's current 64-bit transaction id, from which the epoch of 32-bit xids is derived.
+        """
+        ...
+
+    def rows(self, messages: Sequence[bytes], at: int, out: list[Item], /) -> int:
+        """
+        Decode messages for as long as that is plain going; the way nearly all of them take.
+
+        Args:
+            messages: Whole XLogData messages, header and all (`XLOG_DATA_HEADER_SIZE`).
+            at: Where to begin.
+            out: Where items go, in order.
+
+        Returns:
+            Which message is next: the first that has to go through `feed`, or the number of them.
+
+        Raises:
+            DecodeError: As `feed`.
         """
         ...
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from wal_tracker.decode.base import WantedFor
+from wal_tracker.decode.base import XLOG_DATA_HEADER_SIZE, WantedFor
 from wal_tracker.decode.reader import Reader
 from wal_tracker.decode.rows import (
     DOUBT,
+    HEAD,
     HEAD_SIZE,
     Handler,
     NumericAsString,
@@ -37,6 +38,12 @@ from wal_tracker.model import Column, Commit, Item, Relation, ReplicaIdentity, T
 from wal_tracker.pgtypes import TypeCatalog
 
 _log = logging.getLogger(__name__)
+
+_NO_HEADER = bytes(XLOG_DATA_HEADER_SIZE)
+# Within an XLogData message.
+_START = slice(1, 9)
+_PAYLOAD = slice(XLOG_DATA_HEADER_SIZE, None)
+_KIND = slice(XLOG_DATA_HEADER_SIZE, XLOG_DATA_HEADER_SIZE + 1)
 
 _POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC, in microseconds since 1970
 
@@ -89,15 +96,31 @@ class PgOutput:
         self._transaction = None
         self._ids.reset(current_xid8)
 
+    def rows(self, messages: Sequence[bytes], at: int, out: list[Item], /) -> int:
+        """Decode rows, by the compiled form, and what begins and ends their transactions; see `Decoder.rows`."""
+        transaction = self._transaction
+        handler_of, head, end = self._handlers.get, HEAD, len(messages)
+        try:
+            while at < end:
+                message = messages[at]
+                handler = handler_of(message[head])
+                if handler is None or transaction is None:
+                    decode = _BOUNDARIES.get(message[_KIND])
+                    if decode is None:
+                        break
+                    decode(self, message[_PAYLOAD], int.from_bytes(message[_START], "big"), out)
+                    transaction = self._transaction
+                else:
+                    handler(message, transaction, out)
+                at += 1
+        except DOUBT:
+            pass  # `feed` reads it by the definition; what went wrong may quote the row
+        return at
+
     def feed(self, payload: bytes, lsn: int, out: list[Item]) -> None:
         """Decode one message; see `Decoder.feed`."""
-        handler = self._handlers.get(payload[:HEAD_SIZE])
-        if handler is not None and self._transaction is not None:
-            try:
-                handler(payload, self._transaction, out)
-                return
-            except DOUBT:
-                pass  # read it again below, outside this clause: what went wrong may quote the row
+        if payload[:HEAD_SIZE] in self._handlers and self.rows((_NO_HEADER + payload,), 0, out):
+            return
         decode = _DECODERS.get(payload[:1])
         if decode is not None:
             decode(self, payload, lsn, out)
@@ -257,6 +280,10 @@ _DECODERS: dict[bytes, Callable[[PgOutput, bytes, int, list[Item]], None]] = {
     b"T": PgOutput._truncate,
     b"M": PgOutput._message,
 }
+
+
+# As frequent as rows in small transactions.
+_BOUNDARIES = {kind: _DECODERS[kind] for kind in (b"B", b"C")}
 
 
 def _wrong_size(payload: bytes, layout: struct.Struct, what: str, lsn: int) -> DecodeError:

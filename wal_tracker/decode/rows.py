@@ -15,11 +15,11 @@ See: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from wal_tracker.decode.base import OpColumns, Wanted
+from wal_tracker.decode.base import XLOG_DATA_HEADER_SIZE, OpColumns, Wanted
 from wal_tracker.decode.reader import Reader
 from wal_tracker.decode.values import SOURCE_NAMES, Codec, codec
 from wal_tracker.errors import UnsupportedValue
@@ -27,7 +27,7 @@ from wal_tracker.model import EXACT, Change, Column, Item, Op, PartialRow, Relat
 from wal_tracker.pgtypes import FIXED_SIZE, TypeCatalog
 
 Handler = Callable[[bytes, Any, "list[Item]"], None]
-"""Reads one message of one relation and operation in a transaction, and appends the change."""
+"""Reads one XLogData message of one relation and operation in a transaction, and appends what it yields."""
 
 NumericAsString = Callable[[Relation, Column], bool]
 """Whether a numeric column is read as its digits instead of a double."""
@@ -280,13 +280,16 @@ class _Source:
 HEAD_SIZE = 8
 """How many bytes of a row message name its handler: type, relation, kind of the first tuple, number of columns."""
 
+HEAD = slice(XLOG_DATA_HEADER_SIZE, XLOG_DATA_HEADER_SIZE + HEAD_SIZE)
+"""Where these stand in an XLogData message."""
+
 
 def compile_rows(reader: RowReader) -> dict[bytes, Handler]:
     """
-    Make the fast handlers of a relation, by the first `HEAD_SIZE` bytes of the messages they read.
+    Make the fast handlers of a relation, by what stands at `HEAD` in the XLogData messages they read.
 
-    A handler counts the operation and, where it is wanted, appends its `Change`. It raises one of `DOUBT` before it
-    has touched anything when the message must be read by `reader`.
+    A handler counts the operation and, where it is wanted, appends its `Change`, or what `Direct` makes of it. It
+    raises one of `DOUBT` before it has touched anything when the message must be read by `reader`.
     """
     relation = reader.relation
     full = relation.replica_identity is ReplicaIdentity.FULL
@@ -327,18 +330,62 @@ def _counter(table: str) -> Handler:
     return count
 
 
-_Write = Callable[[_Source, RowReader, OpColumns], "tuple[str, str]"]
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """The variables a handler's source has read a message into, by row key; None: there is no such row."""
+
+    old: dict[str, str] | None
+    new: dict[str, str] | None
+    unsent: frozenset[str] = _NOTHING
+    """Wanted columns of the old row that were not sent."""
+    may_be_unchanged: bool = False
+    """Whether the new row may lack columns: then the variable ``unchanged`` says so."""
+
+    def has(self, keys: Iterable[tuple[str, str]]) -> bool:
+        """Whether all of these row keys are there."""
+        return all(key in ((self.new if which == "new" else self.old) or ()) for which, key in keys)
+
+
+_Write = Callable[[_Source, RowReader, OpColumns], _Read]
 
 
 def _compile(reader: RowReader, op: str, columns: OpColumns, write: _Write) -> Handler:
     source = _Source()
     source.add(0, f"def {op}(m, transaction, out):")
-    source.add(1, f"o = {HEAD_SIZE}")
-    old, new = write(source, reader, columns)
-    source.names["relation"] = reader.relation
+    source.add(1, f"o = {HEAD.stop}")
+    row = write(source, reader, columns)
     source.add(1, "counts = transaction.counts")
     source.add(1, f"ordinal = counts.get({reader.relation.name!r}, 0)")
-    source.add(1, f"counts[{reader.relation.name!r}] = ordinal + 1")
+    direct = columns.direct
+    if direct is not None and row.has(direct.reads):
+        if row.may_be_unchanged:
+            source.add(1, "if unchanged: raise Doubt")
+        values = [((row.new if which == "new" else row.old) or {})[key] for which, key in direct.reads]
+        source.names["direct"] = direct.make
+        source.add(1, "try:")
+        source.add(2, f"item = direct({', '.join(['transaction', 'ordinal', *values])})")
+        source.add(1, "except Exception: raise Doubt from None")
+        source.add(1, f"counts[{reader.relation.name!r}] = ordinal + 1")
+        source.add(1, "if item is not None: out.append(item)")
+    else:
+        _append_change(source, reader.relation, op, row)
+    code = compile("\n".join(source.lines), f"<{op} of relation {reader.relation.relation_id}>", "exec")
+    exec(code, source.names)  # noqa: S102 - built above from positions and reprs only
+    handler: Handler = source.names[op]
+    return handler
+
+
+def _append_change(source: _Source, relation: Relation, op: str, row: _Read) -> None:
+    """Write the making of the change."""
+    source.names["relation"] = relation
+    new, old = _literal(row.new), _literal(row.old)
+    if row.unsent:
+        old = f"PartialRow({old}, {source.name('names', _NOTHING)}, {source.name('names', row.unsent)})"
+    if row.may_be_unchanged:
+        source.add(1, f"new = {new}")
+        source.add(1, "if unchanged: new = partial(new)")
+        new = "new"
+    source.add(1, f"counts[{relation.name!r}] = ordinal + 1")
     # Attribute by attribute: half the cost of a call of Change, which does no more (a law in tests/property says so).
     source.add(1, "change = blank(Change)")
     values = {
@@ -353,18 +400,14 @@ def _compile(reader: RowReader, op: str, columns: OpColumns, write: _Write) -> H
     for attribute in Change.__slots__:
         source.add(1, f"change.{attribute} = {values[attribute]}")
     source.add(1, "out.append(change)")
-    code = compile("\n".join(source.lines), f"<{op} of relation {reader.relation.relation_id}>", "exec")
-    exec(code, source.names)  # noqa: S102 - built above from positions and reprs only
-    handler: Handler = source.names[op]
-    return handler
 
 
-def _insert(source: _Source, reader: RowReader, columns: OpColumns) -> tuple[str, str]:
+def _insert(source: _Source, reader: RowReader, columns: OpColumns) -> _Read:
     values = _columns(source, reader, _wanted(reader, columns.new), "new", last=True)
-    return "None", _literal(reader, values, columns.new)
+    return _Read(None, _variables(reader, values, columns.new))
 
 
-def _update(source: _Source, reader: RowReader, columns: OpColumns) -> tuple[str, str]:
+def _update(source: _Source, reader: RowReader, columns: OpColumns) -> _Read:
     # No old row came: the key has not changed.
     relation = reader.relation
     wanted_new, wanted_old = _wanted(reader, columns.new), _wanted(reader, columns.old)
@@ -375,16 +418,16 @@ def _update(source: _Source, reader: RowReader, columns: OpColumns) -> tuple[str
         forms[position] = tuple(merged.values())
     toastable = {position for position in wanted_new if relation.columns[position].type_oid not in FIXED_SIZE} - key
     values = _columns(source, reader, forms, "new", last=True, unchanged=toastable)
-    new = _literal(reader, values, columns.new)
-    if toastable:
-        source.add(1, f"new = {new}")
-        source.add(1, "if unchanged: new = partial(new)")
-        new = "new"
     old_values = {position: value for position, value in values.items() if position in key}
-    return _old_literal(source, reader, old_values, columns.old, wanted_old.keys() - key), new
+    return _Read(
+        _variables(reader, old_values, columns.old),
+        _variables(reader, values, columns.new),
+        unsent=_names(reader, wanted_old.keys() - key),
+        may_be_unchanged=bool(toastable),
+    )
 
 
-def _update_full(source: _Source, reader: RowReader, columns: OpColumns) -> tuple[str, str]:
+def _update_full(source: _Source, reader: RowReader, columns: OpColumns) -> _Read:
     wanted_new, wanted_old = _wanted(reader, columns.new), _wanted(reader, columns.old)
     toastable = {position for position in wanted_new if reader.relation.columns[position].type_oid not in FIXED_SIZE}
     old_values = _columns(source, reader, wanted_old, "old", remember=toastable)
@@ -392,20 +435,20 @@ def _update_full(source: _Source, reader: RowReader, columns: OpColumns) -> tupl
     source.add(1, f"if m[o:o + 3] != {head!r}: raise Doubt")
     source.add(1, "o += 3")
     new_values = _columns(source, reader, wanted_new, "new", last=True, remember=toastable, refill=True)
-    return _literal(reader, old_values, columns.old), _literal(reader, new_values, columns.new)
+    return _Read(_variables(reader, old_values, columns.old), _variables(reader, new_values, columns.new))
 
 
-def _delete(source: _Source, reader: RowReader, columns: OpColumns) -> tuple[str, str]:
+def _delete(source: _Source, reader: RowReader, columns: OpColumns) -> _Read:
     relation = reader.relation
     wanted = _wanted(reader, columns.old)
     if relation.replica_identity is ReplicaIdentity.FULL:
         values = _columns(source, reader, wanted, "old", last=True)
-        return _literal(reader, values, columns.old), "None"
+        return _Read(_variables(reader, values, columns.old), None)
     key = {position for position, column in enumerate(relation.columns) if column.is_key}
     forms = {position: forms for position, forms in wanted.items() if position in key}
     nulls_follow = max(key, default=-1) <= max(forms, default=-1)
     values = _columns(source, reader, forms, "old", last=True, nulls_follow=nulls_follow)
-    return _old_literal(source, reader, values, columns.old, wanted.keys() - key), "None"
+    return _Read(_variables(reader, values, columns.old), None, unsent=_names(reader, wanted.keys() - key))
 
 
 def _wanted(reader: RowReader, keys: frozenset[str]) -> dict[int, tuple[_Form, ...]]:
@@ -512,23 +555,24 @@ def _conversions(
     return variables, assignments
 
 
-def _literal(reader: RowReader, values: _Values, keys: frozenset[str]) -> str:
-    items = [
-        f"{form.key!r}: {values[position][form.key]}"
+def _variables(reader: RowReader, values: _Values, keys: frozenset[str]) -> dict[str, str]:
+    return {
+        form.key: values[position][form.key]
         for position, column in enumerate(reader.relation.columns)
         if position in values
         for form in _forms(column.name, keys)
-    ]
-    return "{" + ", ".join(items) + "}"
+    }
 
 
-def _old_literal(source: _Source, reader: RowReader, values: _Values, keys: frozenset[str], unsent: set[int]) -> str:
-    literal = _literal(reader, values, keys)
-    if not unsent:
-        return literal
-    nothing = source.name("names", _NOTHING)
-    names = source.name("names", frozenset(reader.relation.columns[position].name for position in unsent))
-    return f"PartialRow({literal}, {nothing}, {names})"
+def _names(reader: RowReader, positions: Iterable[int]) -> frozenset[str]:
+    return frozenset(reader.relation.columns[position].name for position in positions)
+
+
+def _literal(row: Mapping[str, str] | None) -> str:
+    """Source of a row."""
+    if row is None:
+        return "None"
+    return "{" + ", ".join(f"{key!r}: {variable}" for key, variable in row.items()) + "}"
 
 
 def _partial(row: Row) -> PartialRow:

@@ -45,9 +45,11 @@ class TransactionIds:
         """
         distance = (xid - self._newest + 2**31) % 2**32 - 2**31
         xid8 = self._newest + distance
-        if xid8 < 0:
+        if distance > 0:
+            self._newest = xid8
+        elif xid8 < 0:
             xid8 += 2**32
-        self._newest = max(self._newest, xid8)
+            self._newest = xid8
         return xid8
 
 

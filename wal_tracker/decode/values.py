@@ -94,8 +94,13 @@ def _numeric(text: str) -> float | str:
 
 
 def _numeric_exact(text: str) -> orjson.Fragment | str:
-    if _NUMBER.fullmatch(text) is not None:
-        return orjson.Fragment(text)
+    try:
+        # Half the cost of the pattern; but orjson has no numbers beyond double.
+        if type(orjson.loads(text)) in (float, int):
+            return orjson.Fragment(text)
+    except orjson.JSONDecodeError:
+        if _NUMBER.fullmatch(text) is not None:
+            return orjson.Fragment(text)
     if text in _SPECIAL_NUMBERS:
         return text
     raise ValueError("not a number")

@@ -114,6 +114,10 @@ class Wal2Json:
         self._transaction = None
         self._ids.reset(current_xid8)
 
+    def rows(self, _messages: Sequence[bytes], at: int, _out: list[Item], /) -> int:
+        """Leave every message to `feed`; see `Decoder.rows`."""
+        return at
+
     def feed(self, payload: bytes, lsn: int, out: list[Item]) -> None:
         """Decode one message; see `Decoder.feed`."""
         document = _Document(payload, lsn)

@@ -14,10 +14,12 @@ import orjson
 
 from wal_tracker import cel
 from wal_tracker.config.model import Expression, TrackRule
+from wal_tracker.decode.base import Direct
 from wal_tracker.errors import RuleError, RuleEvaluationError
 from wal_tracker.identity import IdFactory
 from wal_tracker.model import EXACT, ROW_OPS, Change, Event, Message, Op, PartialRow, Relation, Row, Value
 from wal_tracker.pgtypes import CelType
+from wal_tracker.rules.direct import Block, compile_direct
 from wal_tracker.rules.distinct_id import as_distinct_id, property_naming_the_user
 from wal_tracker.rules.environment import PARAMETERS, environment
 from wal_tracker.rules.moment import commit_moment, timestamp_text
@@ -30,7 +32,7 @@ MAX_REMEMBERED_NAMES = 1000
 class CompiledRule:
     """A rule ready to run on the changes of one relation, or on the messages of one prefix."""
 
-    __slots__ = ("rule", "rule_id", "programs", "make", "targets")
+    __slots__ = ("rule", "rule_id", "programs", "make", "direct", "targets")
 
     def __init__(self, rule: TrackRule, programs: Iterable[cel.Program], make: Callable[[Any], Event | None]) -> None:
         self.rule = rule
@@ -38,6 +40,8 @@ class CompiledRule:
         self.programs = tuple(programs)
         self.make = make
         """A `Change` or `Message` in; its event, or None. Raises RuleEvaluationError."""
+        self.direct: dict[Op, Direct] = {}
+        """The short cut for the changes of an operation, where there is one."""
         self.targets: dict[str, Any] = {}
         """Where each event name of this rule goes; filled by the pipeline, which alone knows destinations."""
 
@@ -90,29 +94,43 @@ class RuleCompiler:
             programs.append(program)
             return program
 
-        when = compiled(rule.when, "bool").function(PARAMETERS) if rule.when else None
+        when = compiled(rule.when, "bool") if rule.when else None
         cond = None
         if rule.cond is not None:
             with_events = environment(rule, columns, hash_key=self._hash_key, cond=True)
-            cond = compiled(rule.cond, "event", env=with_events).function(PARAMETERS)
-        distinct_id = compiled(rule.distinct_id, "any").function(PARAMETERS) if rule.distinct_id else None
-        timestamp = compiled(rule.timestamp, "timestamp").function(PARAMETERS) if rule.timestamp else None
-        blocks = dict(rule.blocks)
-        if rule.event is not None:
-            blocks[rule.event] = rule.properties
+            cond = compiled(rule.cond, "event", env=with_events)
+        distinct_id = compiled(rule.distinct_id, "any") if rule.distinct_id else None
+        timestamp = compiled(rule.timestamp, "timestamp") if rule.timestamp else None
+        blocks: dict[str, Block] = {}
         table = relation.table if relation is not None else ""
-        events: dict[str, tuple[Function, str | None]] = {}
-        for name, properties in blocks.items():
+        named = {} if rule.event is None else {rule.event: rule.properties}
+        for name, properties in {**rule.blocks, **named}.items():
             outputs = {key: compiled(expression, "any", emit=True) for key, expression in properties.items()}
-            user = None if distinct_id else property_naming_the_user(table, properties)
-            events[name] = (cel.fuse(outputs, PARAMETERS), user)
-        evaluate = _evaluator(rule, when, cond, timestamp, distinct_id, events)
+            blocks[name] = outputs, None if distinct_id else property_naming_the_user(table, properties)
+        evaluate = _evaluator(rule, when, cond, timestamp, distinct_id, blocks)
         make = (
             self._message_maker(rule, programs, evaluate)
             if relation is None
             else self._row_maker(rule, relation, programs, evaluate)
         )
-        return CompiledRule(rule, programs, make)
+        compiled_rule = CompiledRule(rule, programs, make)
+        if relation is not None:
+            ids = _Ids(self._system_identifier, rule.rule_id, relation.name)
+            for op in rule.ops:
+                direct = compile_direct(
+                    when=when,
+                    cond=cond,
+                    timestamp=timestamp,
+                    distinct_id=distinct_id,
+                    events=blocks,
+                    ids=ids.make,
+                    source=_source_beginning(op, relation),
+                    mode=orjson.dumps(self._mode).decode(),
+                    rule=compiled_rule,
+                )
+                if direct is not None:
+                    compiled_rule.direct[op] = direct
+        return compiled_rule
 
     def _row_maker(
         self, rule: TrackRule, relation: Relation, programs: list[cel.Program], evaluate: Function
@@ -199,11 +217,11 @@ def _source_beginning(op: Op, relation: Relation) -> str:
 
 def _evaluator(
     rule: TrackRule,
-    when: Function | None,
-    cond: Function | None,
-    timestamp: Function | None,
-    distinct_id: Function | None,
-    events: dict[str, tuple[Function, str | None]],
+    when: cel.Program | None,
+    cond: cel.Program | None,
+    timestamp: cel.Program | None,
+    distinct_id: cel.Program | None,
+    blocks: Mapping[str, Block],
 ) -> Function:
     """
     Put a rule's expressions together.
@@ -212,24 +230,29 @@ def _evaluator(
     None where the rule makes no event. Raises CelEvaluationError.
     """
     fixed = rule.event
+    guard = when.function(PARAMETERS) if when else None
+    choose = cond.function(PARAMETERS) if cond else None
+    moment_of = timestamp.function(PARAMETERS) if timestamp else None
+    person_of = distinct_id.function(PARAMETERS) if distinct_id else None
+    events = {name: (cel.fuse(outputs, PARAMETERS), user) for name, (outputs, user) in blocks.items()}
     no_properties = (cel.fuse({}, PARAMETERS), None)
 
     def evaluate(new: Any, old: Any, change: Any, ctx: Any, message: Any, commit_time: str) -> Any:
-        if when is not None and when(new, old, change, ctx, message) is not True:
+        if guard is not None and guard(new, old, change, ctx, message) is not True:
             return None
-        name = fixed if cond is None else cond(new, old, change, ctx, message)
+        name = fixed if choose is None else choose(new, old, change, ctx, message)
         if name is None:
             return None
         properties_of, user = events.get(name, no_properties)
         properties = properties_of(new, old, change, ctx, message)
         if user is not None:
             person = as_distinct_id(properties[user])
-        elif distinct_id is not None:
-            person = as_distinct_id(distinct_id(new, old, change, ctx, message))
+        elif person_of is not None:
+            person = as_distinct_id(person_of(new, old, change, ctx, message))
         else:
             person = None
-        if timestamp is not None:
-            commit_time = timestamp_text(timestamp(new, old, change, ctx, message)) or commit_time
+        if moment_of is not None:
+            commit_time = timestamp_text(moment_of(new, old, change, ctx, message)) or commit_time
         return name, person, commit_time, properties
 
     return evaluate

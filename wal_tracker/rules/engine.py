@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import orjson
 
@@ -32,6 +33,7 @@ EVENT_PREFIX = "wal_tracker.event"
 
 HEARTBEAT_PREFIX = "wal_tracker.hb"
 """Messages with this prefix only move the slot."""
+
 
 
 class RelationPlan:
@@ -116,6 +118,19 @@ class RuleSet:
                     old=every.union(*(rule.row_keys("old", columns) for rule in chosen)),
                 )
         return wanted
+
+    def wanted_events(self, relation: Relation) -> Wanted | None:
+        """
+        As `wanted`, for a reader that takes events in the place of changes (`Item`).
+
+        Where one rule alone looks at an operation, and at columns alone, its event is made as the row is decoded.
+        """
+        wanted = self.wanted(relation)
+        if wanted is None or self._raw:
+            return wanted
+        plan: RelationPlan = relation.plan
+        short = {op: chosen[0].direct.get(op) for op, chosen in plan.rules.items() if len(chosen) == 1 and op in wanted}
+        return {op: replace(columns, direct=short.get(op)) for op, columns in wanted.items()}
 
     def plan(self, relation: Relation, columns: Mapping[str, CelType] | None) -> RelationPlan:
         """

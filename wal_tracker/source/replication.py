@@ -13,7 +13,7 @@ import struct
 import time
 from typing import Any
 
-from wal_tracker.decode.base import Decoder
+from wal_tracker.decode.base import XLOG_DATA_HEADER_SIZE, Decoder
 from wal_tracker.errors import (
     CheckpointRegression,
     DecodeError,
@@ -51,9 +51,7 @@ START_TIMEOUT_S = 60.0
 # does not read here (`CopyStream`), and would have to be asked to every hour.
 _PSYCOPG2_STATUS_INTERVAL_S = 3600
 
-# XLogData: Byte1('w') Int64 start, Int64 end of WAL, Int64 clock, then the output plugin's bytes.
 _XLOG_DATA = ord("w")
-_XLOG_DATA_HEADER_SIZE = 25
 _xlog_data_start = struct.Struct(">xQ")
 # Primary keepalive: Byte1('k') Int64 end of WAL, Int64 clock, Byte1 whether an answer is wanted now.
 _KEEPALIVE = ord("k")
@@ -277,16 +275,23 @@ class ReplicationSource:
     def _decode(self, messages: list[bytes], items: list[Item]) -> None:
         """Feed a burst to the decoder and note how far the server has come."""
         decoder = self._decoder
-        feed, start_of, header_size = decoder.feed, _xlog_data_start.unpack_from, _XLOG_DATA_HEADER_SIZE
+        feed, rows, start_of = decoder.feed, decoder.rows, _xlog_data_start.unpack_from
         received = int(self._received_lsn)
         lsn = 0
+        at, end = 0, len(messages)
         try:
-            for message in messages:
+            while at < end:
+                # Where a row stands in the WAL matters to nobody; where its transaction ends, its commit says.
+                at = rows(messages, at, items)
+                if at == end:
+                    break
+                message = messages[at]
+                at += 1
                 if message[0] == _XLOG_DATA:
                     (lsn,) = start_of(message)
                     if lsn > received:
                         received = lsn
-                    feed(message[header_size:], lsn, items)
+                    feed(message[XLOG_DATA_HEADER_SIZE:], lsn, items)
                 elif message[0] == _KEEPALIVE:
                     wal_end, _, wants_reply = _keepalive.unpack_from(message)
                     if wal_end > received:

@@ -153,7 +153,6 @@ def test_numeric_as_string_reaches_into_arrays() -> None:
         ("double precision", "inf"),
         ("double precision", "1_0"),
         ("numeric", "07"),
-        ("numeric", "1e5"),
         ("numeric", ""),
         ("timestamp with time zone", "2026-13-02 03:04:05+00"),
         ("timestamp with time zone", "2026-01-02 03:04:05"),
@@ -197,7 +196,7 @@ def test_text_that_is_no_value_of_its_type_is_refused(name: str, text: str) -> N
         except ValueError:
             refused += 1
 
-    assert refused == 2 or (name == "numeric" and text in ("07", "1e5") and refused == 1)
+    assert refused == 2 or (name == "numeric" and text == "07" and refused == 1)
 
 
 def test_domains_in_a_circle_are_text() -> None:
