@@ -22,7 +22,7 @@ from urllib.parse import quote
 import orjson
 
 from wal_tracker.destinations.base import Limits, Mark, Receipt
-from wal_tracker.destinations.http import AddressGuard, HttpClient, check_url
+from wal_tracker.destinations.http import HttpOptions, check_url
 from wal_tracker.model import Deliverable
 from wal_tracker.secret import Secret
 
@@ -52,7 +52,7 @@ class Webhook:
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Config:
+    class Config(HttpOptions):
         """Options of one endpoint."""
 
         url: Secret
@@ -69,16 +69,9 @@ class Webhook:
         """Beginning of a CloudEvent's `source`; schema and table follow."""
         batch: bool = False
         """Send a JSON array of events in each request; only for receivers that ask for it."""
-        allow_private: bool = False
-        """Let the URL lead to a private network or this machine."""
-        allow_http: bool = False
-        """Let events travel unencrypted."""
-        ca_file: str | None = None
-        """Certificates to trust in place of the usual ones."""
-        request_timeout_s: float = 15.0
-        """Standard Webhooks advises 15 to 30 s."""
 
         def __post_init__(self) -> None:
+            HttpOptions.__post_init__(self)
             _checked("url", check_url, self.url)
             for secret in self._signing_secrets():
                 _checked("secret", signing_key, secret)
@@ -92,8 +85,6 @@ class Webhook:
                 text = value.reveal()
                 if not text.isascii() or not text.isprintable() or text != text.strip():
                     raise ValueError(f"headers: the value of {name} cannot stand in a header")
-            if self.request_timeout_s <= 0:
-                raise ValueError("request_timeout_s must be positive")
 
         def _signing_secrets(self) -> tuple[Secret, ...]:
             return (self.secret, *self.previous_secrets) if self.secret is not None else self.previous_secrets
@@ -120,15 +111,7 @@ class Webhook:
         if config.batch:
             self.limits = Limits(max_batch_events=100, max_batch_bytes=256 * 1024, linger_s=0.2)
         headers = {name: value.reveal() for name, value in config.headers.items()}
-        self._http = HttpClient(
-            name,
-            config.url.reveal(),
-            timeout_s=config.request_timeout_s,
-            guard=AddressGuard(allow_private=config.allow_private, allow_http=config.allow_http),
-            headers=headers,
-            secrets=list(headers.values()),
-            ca_file=config.ca_file,
-        )
+        self._http = config.client(name, config.url.reveal(), headers=headers, secrets=list(headers.values()))
 
     def open(self, mark: Mark | None) -> None:  # noqa: ARG002 - the receiver keeps what it has
         """Refuse an address that is not allowed before the first event."""

@@ -1,28 +1,42 @@
-"""One suite, held against every first-party destination, alone and inside a delivery."""
+"""One suite, held against every first-party destination, alone and inside a delivery to a fake of its vendor."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.fake_posthog import FakePostHog
-from tests.support.http_server import HttpServer, Reply
+from tests.support.fake_vendor import FakeVendor
+from tests.support.http_server import Reply
 from tests.support.postgres import wait_until
+from tests.support.vendors import FAKES
 from wal_tracker.delivery import Delivery, DeliverySettings
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
+from wal_tracker.errors import DestinationRefusedUs
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Deliverable, Event
+from wal_tracker.model import Deliverable
 from wal_tracker.state.base import DeadLetter
 from wal_tracker.testing import DestinationContract, MemoryDestination, make_event
 
-SIGNING_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+@pytest.fixture(params=FAKES)
+def vendor(request: pytest.FixtureRequest) -> Iterator[FakeVendor]:
+    """Every HTTP destination's vendor, one after the other."""
+    with FAKES[request.param]() as fake:
+        yield fake
+
+
+def build(vendor: FakeVendor, **options: Any) -> Destination:
+    """The destination that speaks to it."""
+    given = {**vendor.options, "request_timeout_s": 0.5, **options}
+    return registry.build(vendor.kind, vendor.kind, given, f"destinations.{vendor.kind}")
 
 
 class TestMemory(DestinationContract):
@@ -69,47 +83,20 @@ class TestStdout(DestinationContract):
         return [json.loads(line)["id"] for line in self.captured.readouterr().out.splitlines()]
 
 
-class TestWebhook(DestinationContract):
-    """Signed requests."""
+class TestVendors(DestinationContract):
+    """Everything that speaks HTTP."""
 
-    secrets = ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "t0ken", "Bearer abc")
-
-    @pytest.fixture(autouse=True)
-    def vendor(self) -> Iterator[None]:
-        with HttpServer() as self.server:
-            yield
-
-    def build(self) -> Destination:
-        options = {
-            "url": self.server.url("/hook?token=t0ken"),
-            "allow_private": True,
-            "secret": SIGNING_SECRET,
-            "headers": {"Authorization": "Bearer abc"},
-        }
-        return registry.build("webhook", "webhook", options, "destinations.webhook")
-
-    def received(self) -> list[str]:
-        return list(self.server.stored)
-
-
-class TestPostHog(DestinationContract):
-    """The capture endpoint."""
-
-    secrets = ("phc_test",)
+    secrets = ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "t0ken", "phc_test", "k3y-of-the-project")
 
     @pytest.fixture(autouse=True)
-    def vendor(self) -> Iterator[None]:
-        with FakePostHog() as server:
-            assert isinstance(server, FakePostHog)
-            self.server = server
-            yield
+    def its_vendor(self, vendor: FakeVendor) -> None:
+        self.vendor = vendor
 
     def build(self) -> Destination:
-        options = {"apiKey": "phc_test", "endpoint": self.server.url(""), "allow_private": True}
-        return registry.build("posthog", "posthog", options, "destinations.posthog")
+        return build(self.vendor)
 
     def received(self) -> list[str]:
-        return self.server.uuids
+        return self.vendor.ids
 
 
 # Inside a delivery -----------------------------------------------------------------------------------
@@ -123,51 +110,20 @@ class Letters:
         self.letters.extend(letters)
 
 
-@dataclass
-class Vendor:
-    """An HTTP destination and the server behind it."""
-
-    server: HttpServer
-    build: Callable[[], Destination]
-    received: Callable[[], list[str]]
-
-
-def webhook(server: HttpServer, **options: Any) -> Destination:
-    given = {"url": server.url("/hook?token=t0ken"), "allow_private": True, "secret": SIGNING_SECRET, **options}
-    return registry.build("webhook", "webhook", {**given, "request_timeout_s": 0.5}, "destinations.webhook")
-
-
-@pytest.fixture(params=["webhook", "posthog"])
-def vendor(request: pytest.FixtureRequest) -> Iterator[Vendor]:
-    if request.param == "webhook":
-        with HttpServer() as server:
-            yield Vendor(server, lambda: webhook(server), lambda: list(server.stored))
-    else:
-        with FakePostHog() as fake:
-            assert isinstance(fake, FakePostHog)
-            options = {
-                "apiKey": "phc_test",
-                "endpoint": fake.url(""),
-                "allow_private": True,
-                "request_timeout_s": 0.5,
-            }
-            yield Vendor(
-                fake,
-                lambda: registry.build("posthog", "posthog", options, "destinations.posthog"),
-                lambda: fake.uuids,
-            )
-
-
-def deliver(destination: Destination, events: list[Deliverable]) -> tuple[Delivery, list[DeadLetter]]:
+def deliver(destination: Destination, events: Sequence[Deliverable]) -> tuple[Delivery, list[DeadLetter]]:
     """Send events through a delivery until nothing is left or it has failed."""
     letters = Letters()
     settings = DeliverySettings(retry_base_s=0.01, retry_cap_s=0.02, linger_s=0.0)
     delivery = Delivery("vendor", destination, settings, letters)
     delivery.start(LSN(0), None)
-    delivery.offer(events, LSN(10_000), 100)
+    delivery.offer(list(events), LSN(10_000_000), 100)
     wait_until(lambda: delivery.idle or delivery.failure is not None)
     delivery.stop(10)
     return delivery, letters.letters
+
+
+def ids(events: Sequence[Deliverable]) -> list[str]:
+    return [event.id for event in events]
 
 
 @pytest.mark.parametrize(
@@ -178,68 +134,150 @@ def deliver(destination: Destination, events: list[Deliverable]) -> tuple[Delive
         [Reply(fault="close_before_response")],
         [Reply(fault="close_after_processing"), Reply(fault="truncated_body")],
         [Reply(fault="hang")],
+        [Reply(fault="hang_after_processing")],
     ],
-    ids=["5xx", "4xx that pass", "closed", "lost answers", "hanging"],
+    ids=["5xx", "4xx that pass", "closed", "lost answers", "hanging", "hanging afterwards"],
 )
-def test_every_event_arrives_through_trouble_once_and_in_order(vendor: Vendor, trouble: list[Reply]) -> None:
-    """At least once from us; the vendor's deduplication makes it once."""
-    vendor.server.script.extend(trouble)
-    events: list[Deliverable] = [make_event(number) for number in range(1, 6)]
+def test_every_event_arrives_through_trouble_once_and_in_order(vendor: FakeVendor, trouble: list[Reply]) -> None:
+    """At least once from us, the same each time; the vendor's deduplication makes it once."""
+    vendor.script.extend(trouble)
+    events = [make_event(number) for number in range(1, 6)]
 
-    delivery, letters = deliver(vendor.build(), events)
+    delivery, letters = deliver(build(vendor), events)
 
-    assert vendor.received() == [event.id for event in events]
+    assert vendor.ids == ids(events)
     assert (delivery.failure, letters) == (None, [])
-    assert delivery.position()[0] == LSN(10_000)
+    assert delivery.position()[0] == LSN(10_000_000)
+    copies: dict[str, list[Any]] = defaultdict(list)
+    for request in vendor.requests:
+        for item in vendor.items(request):
+            copies[item[vendor.id_key]].append(item)
+    assert max(map(len, copies.values())) > 1
+    assert all(item == sent[0] for sent in copies.values() for item in sent)
 
 
-def test_a_rejected_event_among_good_ones_is_the_only_dead_letter(vendor: Vendor) -> None:
+def test_it_waits_as_long_as_it_is_asked_to(vendor: FakeVendor) -> None:
+    """Retry-After is a minimum."""
+    vendor.script.append(Reply(429, headers={"Retry-After": "1"}))
+    begun = time.monotonic()
+
+    deliver(build(vendor), [make_event(1)])
+
+    assert len(vendor.stored) == 1
+    assert time.monotonic() - begun >= 1.0
+
+
+def test_a_poisoned_event_among_good_ones_is_the_only_dead_letter(vendor: FakeVendor) -> None:
     """Whether the vendor names it or refuses the whole request."""
-    events: list[Deliverable] = [make_event(number) for number in range(1, 6)]
-    if isinstance(vendor.server, FakePostHog):
-        assert isinstance(events[2], Event)
-        # Not found by our own checks: the whole batch is refused, and halving finds it.
-        events[2].id = "not-a-uuid"
+    events = [make_event(number) for number in range(1, 8)]
+    vendor.poison = {events[2].id, events[5].id}
+
+    delivery, letters = deliver(build(vendor), events)
+
+    assert vendor.ids == [event.id for event in events if event.id not in vendor.poison]
+    assert [letter.id for letter in letters] == [events[2].id, events[5].id]
+    assert all(letter.reason for letter in letters)
+    assert delivery.position()[0] == LSN(10_000_000)
+
+
+def test_an_event_that_is_too_large_goes_nowhere_and_takes_nothing_with_it(vendor: FakeVendor) -> None:
+    """It is a dead letter alone, before or after it was sent."""
+    destination = build(vendor)
+    size = int(getattr(destination, "max_event_bytes", vendor.max_bytes))
+    events = [make_event(1), make_event(2, properties={"text": "x" * size}), make_event(3)]
+
+    _, letters = deliver(destination, events)
+
+    assert vendor.ids == ids([events[0], events[2]])
+    assert [letter.id for letter in letters] == [events[1].id]
+
+
+def test_an_event_about_nobody_is_never_given_to_somebody(vendor: FakeVendor) -> None:
+    """Without a distinct_id: a dead letter, or where a vendor needs none an event without one; never an empty one."""
+    events = [make_event(number) for number in range(1, 4)]
+    events[1].distinct_id = None
+
+    _, letters = deliver(build(vendor), events)
+
+    if vendor.kind == "webhook":
+        assert (vendor.ids, letters) == (ids(events), [])
+        assert "distinct_id" not in vendor.items(vendor.requests[1])[0]
     else:
-        vendor.server.script.extend([Reply(), Reply(), Reply(400, b"no such order")])
-        vendor.server.stored.update({event.id: None for event in events[:2]})
-
-    delivery, letters = deliver(vendor.build(), events)
-
-    good = [events[0], events[1], events[3], events[4]]
-    assert vendor.received() == [event.id for event in good]
-    assert [letter.id for letter in letters] == [events[2].id]
-    assert "400" in letters[0].reason
-    assert delivery.position()[0] == LSN(10_000)
+        assert vendor.ids == ids([events[0], events[2]])
+        assert ["distinct_id" in letter.reason for letter in letters] == [True]
 
 
-def test_wrong_credentials_stop_and_dead_letter_nothing(vendor: Vendor) -> None:
+@pytest.mark.parametrize("size", [0, 1], ids=["many", "large"])
+def test_no_request_is_beyond_the_vendors_limits(vendor: FakeVendor, size: int) -> None:
+    """Count and bytes, and every event arrives in as few requests as may be."""
+    destination = build(vendor)
+    limits = destination.limits
+    if size:
+        most = min(int(getattr(destination, "max_event_bytes", vendor.max_bytes)), limits.max_batch_bytes) // 3
+        count = 2 * limits.max_batch_bytes // most + 2
+    else:
+        most, count = 1, 2 * limits.max_batch_events + 2
+    events = [make_event(number, properties={"text": "x" * most}) for number in range(1, count + 1)]
+
+    _, letters = deliver(destination, events)
+
+    assert (vendor.ids, letters) == (ids(events), [])
+    counts = [len(vendor.items(request)) for request in vendor.requests]
+    assert sum(counts) == count
+    assert max(counts) <= min(vendor.max_events, limits.max_batch_events)
+    assert max(len(request.body) for request in vendor.requests) <= vendor.max_bytes
+    assert vendor.kind == "webhook" or len(vendor.requests) <= 6
+
+
+def test_wrong_credentials_stop_and_dead_letter_nothing(vendor: FakeVendor) -> None:
     """A rotated key must not empty the backlog into the dead letters."""
-    vendor.server.script.extend([Reply(401)] * 3)
+    destination = build(vendor)
+    vendor.key = "phc_rotated"
 
-    delivery, letters = deliver(vendor.build(), [make_event(1), make_event(2)])
+    delivery, letters = deliver(destination, [make_event(1), make_event(2)])
 
-    assert delivery.failure is not None
-    assert "401" in str(delivery.failure)
-    assert letters == []
+    assert isinstance(delivery.failure, DestinationRefusedUs)
+    assert "check the" in str(delivery.failure)
+    assert "k3y-of-the-project" not in str(delivery.failure) and "phc_test" not in str(delivery.failure)
+    assert (vendor.stored, letters) == ({}, [])
     assert delivery.position()[0] == LSN(0)
 
 
-def test_no_log_line_holds_a_secret_or_a_value(vendor: Vendor, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("status", [301, 401, 403, 404])
+def test_what_speaks_of_us_is_no_events_fault(vendor: FakeVendor, status: int) -> None:
+    """A wrong place, or a key that may not: it stops."""
+    vendor.script.extend([Reply(status)] * 3)
+
+    delivery, letters = deliver(build(vendor), [make_event(1), make_event(2)])
+
+    assert str(status) in str(delivery.failure)
+    assert letters == []
+
+
+def test_compressed_is_as_good(vendor: FakeVendor) -> None:
+    """Where the vendor takes it; the others are sent nothing compressed."""
+    takes_it = hasattr(registry.load(vendor.kind).Config, "gzip")  # type: ignore[attr-defined]
+
+    for options in ({"gzip": True}, {"gzip": False}) if takes_it else ({},):
+        deliver(build(vendor, **options), [make_event(1)])
+
+    compressed = [request.headers.get("content-encoding") == "gzip" for request in vendor.requests]
+    assert compressed == ([True, False] if takes_it else [False])
+    assert [request.raw.startswith(b"\x1f\x8b") for request in vendor.requests] == compressed
+    assert vendor.ids == [make_event(1).id]
+
+
+def test_no_log_line_holds_a_secret_or_a_value(vendor: FakeVendor, caplog: pytest.LogCaptureFixture) -> None:
     """Also when the vendor repeats what it was sent."""
     canary = "canary-7f3a"
-    vendor.server.script.extend(
-        [
-            Reply(500, f"{canary} phc_test t0ken".encode()),
-            Reply(fault="close_before_response"),
-            Reply(400, f"{canary} phc_test t0ken {SIGNING_SECRET}".encode()),
-        ]
-    )
+    secrets = [canary, *TestVendors.secrets]
+    told = " ".join(secrets).encode()
+    vendor.script.extend([Reply(500, told), Reply(fault="close_before_response"), Reply(400, told), Reply(400, told)])
 
     with caplog.at_level(logging.DEBUG):
-        deliver(vendor.build(), [make_event(1, properties={"note": canary})])
+        deliver(build(vendor), [make_event(1, properties={"note": canary})])
 
     ours = [record for record in caplog.records if record.name.startswith("wal_tracker")]
     shown = " ".join(f"{record.getMessage()} {vars(record)}" for record in ours)
     assert "dead letters" in shown
-    assert not [text for text in (canary, "phc_test", "t0ken", SIGNING_SECRET) if text in shown]
+    assert not [text for text in secrets if text in shown]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests.support.http_server import HttpServer, Reply, Request
 from tests.support.job import Job
 from tests.support.postgres import Database, wait_until
 from tests.support.proxy import ChaosProxy
+from tests.support.vendors import FAKES
 from wal_tracker.lsn import LSN
 from wal_tracker.secret import Secret
 from wal_tracker.state import open_state
@@ -224,7 +226,7 @@ def test_an_event_refused_for_good_is_found_in_its_batch(database: Database, pos
         assert "400" in letter.reason and "will not do" in letter.reason
         undisturbed = [event["id"] for event in _undisturbed(job)]
         assert letter.id in undisturbed
-        assert posthog.uuids == [id for id in undisturbed if id != letter.id]
+        assert posthog.ids == [id for id in undisturbed if id != letter.id]
         batches = -(-len(undisturbed) // BATCH)
         assert len(posthog.requests) <= batches + 2 * BATCH.bit_length()
 
@@ -246,12 +248,63 @@ def test_a_key_that_is_refused_stops_the_pipeline(database: Database, posthog: F
         assert KEY not in job.log_text()
         assert _dead_letters(job) == []
         undisturbed = _undisturbed(job)
-        refused = [event for event in undisturbed if event["id"] not in posthog.uuids]
+        refused = [event for event in undisturbed if event["id"] not in posthog.ids]
         assert refused and undisturbed[-len(refused) :] == refused
         assert _confirmed(database, job) <= LSN.parse(refused[0]["source"]["commit_lsn"])
         posthog.key = KEY
         job.catch_up()
         _judge(database, undisturbed, posthog)
+
+
+def test_a_dead_letter_can_be_had_back(database: Database, receiver: Receiver) -> None:
+    """It waits with the receiver's words, and `dlq replay` delivers it."""
+    database.sql(items.SCHEMA)
+    with Job(_config(database, receiver=receiver.url())) as job:
+        job.apply()
+        database.sql("insert into items select n, 1, 'made' from generate_series(1, 5) n")
+        receiver.script.extend([Reply(fault="close_after_processing"), Reply(), Reply(400, b"out of stock")])
+        job.catch_up()
+
+        (letter,) = map(json.loads, job.run("dlq", "list", "--json").stdout.splitlines())
+        assert "out of stock" in letter["reason"]
+        assert letter["id"] not in receiver.stored
+        assert len(receiver.stored) == 4
+
+        replayed = job.run("dlq", "replay", "--all")
+        assert replayed.returncode == 0, replayed.stderr
+        assert letter["id"] in receiver.stored
+        assert len(receiver.stored) == 5
+
+
+@pytest.mark.parametrize("name", FAKES)
+def test_killed_between_request_and_acknowledgement_the_vendor_keeps_each_event_once(
+    database: Database, name: str
+) -> None:
+    """The batch it has stored comes again after kill -9, the same byte for byte, and each row's changes in order."""
+    database.sql(items.SCHEMA)
+    with FAKES[name]() as vendor:
+        entry = {"kind": vendor.kind, **vendor.options, "delivery": {**DELIVERY, "max_batch_events": 4}}
+        config = items.config(database, destinations={"vendor": entry})
+        for rule in ("items.insert", "items.update"):
+            config["track"][rule]["distinct_id"] = "new.id"
+        with Job(config) as job:
+            job.apply()
+            database.sql("insert into items select i, 1, 'made' from generate_series(1, 10) i")
+            database.sql("update items set version = 2, note = 'changed'")
+            vendor.script.append(Reply(fault="hang_after_processing"))
+            job.start()
+            wait_until(lambda: vendor.ids)
+            job.kill9()
+            stored = len(vendor.ids)
+            assert 0 < stored <= 4
+            job.catch_up()
+            assert _dead_letters(job) == []
+        sent = [item for request in vendor.requests for item in vendor.items(request)]
+        kept = [item.get("event_properties") or item["properties"] for item in vendor.stored.values()]
+    assert [(item["id"], item["version"]) for item in kept] == [(i, v) for v in (1, 2) for i in range(1, 11)]
+    assert len(sent) > len(kept)
+    by_id: dict[str, dict[str, Any]] = {}
+    assert all(item == by_id.setdefault(item[vendor.id_key], item) for item in sent)
 
 
 def test_a_vendor_that_dies_is_waited_for(database: Database, receiver: Receiver) -> None:

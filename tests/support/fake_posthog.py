@@ -5,35 +5,38 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import orjson
-
-from tests.support.http_server import HttpServer, Reply, Request
-
-MAX_BODY_BYTES = 20 * 1024 * 1024
+from tests.support.fake_vendor import FakeVendor, parsed
+from tests.support.http_server import Reply, Request
 
 
-class FakePostHog(HttpServer):
+class FakePostHog(FakeVendor):
     """
     Takes ``/batch/``. `stored` holds events by what PostHog deduplicates on: day, event, distinct_id, uuid.
 
     See: https://posthog.com/docs/api/capture
     """
 
+    kind = "posthog"
+    id_key = "uuid"
+    max_bytes = 20 * 1024 * 1024
+
     def __init__(self, *, key: str = "phc_test") -> None:
-        super().__init__(max_body_bytes=MAX_BODY_BYTES)
-        self.key = key
+        super().__init__(key=key)
 
     @property
-    def uuids(self) -> list[str]:
-        """Of the events stored, in order of arrival."""
-        return [event["uuid"] for event in self.stored.values()]
+    def options(self) -> dict[str, Any]:
+        return {"apiKey": self.key, "endpoint": self.url(""), "allow_private": True}
+
+    def items(self, request: Request) -> list[dict[str, Any]]:
+        return list(request.json()["batch"])
 
     def handle(self, request: Request) -> Reply:
         if request.path != "/batch/":
             return Reply(404, b"not found")
-        try:
-            document = orjson.loads(request.body)
-        except orjson.JSONDecodeError:
+        if len(request.body) > self.max_bytes:
+            return Reply(413, b"too large")
+        document = parsed(request)
+        if document is None:
             return Reply(400, b"failed to parse JSON")
         key = document.get("api_key", "")
         if not key.startswith("phc_") or key != self.key:
@@ -47,11 +50,10 @@ class FakePostHog(HttpServer):
                 return Reply(400, fault)
         for event in events:
             day = event["timestamp"][:10]
-            self.stored[day, event["event"], event["distinct_id"], event["uuid"]] = event
+            self.stored.setdefault((day, event["event"], event["distinct_id"], event["uuid"]), event)
         return Reply(200, b'{"status":"Ok"}')
 
-    @staticmethod
-    def _fault(event: dict[str, Any]) -> bytes:
+    def _fault(self, event: dict[str, Any]) -> bytes:
         if not event.get("event"):
             return b"event has empty name"
         if not event.get("distinct_id") and not event.get("properties", {}).get("distinct_id"):
@@ -60,4 +62,4 @@ class FakePostHog(HttpServer):
             uuid.UUID(event.get("uuid", ""))
         except ValueError:
             return b"bad uuid"
-        return b""
+        return b"this event will not do" if event["uuid"] in self.poison else b""

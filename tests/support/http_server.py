@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -25,10 +25,14 @@ Fault = Literal[
     "close_before_response",
     "close_after_processing",
     "hang",
+    "hang_after_processing",
     "slow_headers",
     "truncated_body",
     "endless_body",
 ]
+
+
+S = TypeVar("S", bound="HttpServer")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Reply:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     fault: Fault | None = None
-    """close_after_processing lets `handle` do its work first; the others end or hold the request."""
+    """Those after processing let `handle` do its work first; the others end or hold the request."""
 
 
 class HttpServer:
@@ -121,7 +125,7 @@ class HttpServer:
         self._server.server_close()
         self._thread.join(10)
 
-    def __enter__(self) -> HttpServer:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,6 +151,9 @@ class HttpServer:
         elif scripted.fault == "close_after_processing":
             self.handle(request)
             self._cut(handler)
+        elif scripted.fault == "hang_after_processing":
+            self.handle(request)
+            self._hang(handler)
         else:
             self._answer(handler, scripted)
 
@@ -155,14 +162,12 @@ class HttpServer:
             self._cut(handler)
             return
         if reply.fault == "hang":
-            self.released.wait(60)
-            self._cut(handler)
+            self._hang(handler)
             return
         if reply.fault == "slow_headers":
             handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
             handler.wfile.flush()
-            self.released.wait(60)
-            self._cut(handler)
+            self._hang(handler)
             return
         handler.send_response(reply.status)
         for name, value in reply.headers.items():
@@ -179,6 +184,10 @@ class HttpServer:
         handler.wfile.write(reply.body)
         if reply.fault == "truncated_body":
             self._cut(handler)
+
+    def _hang(self, handler: BaseHTTPRequestHandler) -> None:
+        self.released.wait(60)
+        self._cut(handler)
 
     @staticmethod
     def _cut(handler: BaseHTTPRequestHandler) -> None:

@@ -44,7 +44,8 @@ CONNECT_TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 64 * 1024
 _REASON_CHARACTERS = 300
 
-_TRANSIENT = frozenset({408, 425, 429})
+TRANSIENT = frozenset({408, 425, 429})
+"""Below 500, what passes."""
 # These speak of the content; of every other 4xx (no key, wrong place, wrong method) each event would be as guilty as
 # the next, and dead-lettering a backlog for a rotated key helps nobody.
 _ABOUT_THE_EVENTS = frozenset({400, 409, 413, 422})
@@ -129,8 +130,9 @@ class Answer:
 
     status: int
     body: bytes
-    """At most `MAX_ANSWER_BYTES` of it."""
+    """The beginning of it; see `HttpClient`."""
     headers: Mapping[str, str]
+    """Whatever case a name is asked for in."""
 
 
 class HttpClient:
@@ -151,6 +153,8 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         secrets: Sequence[str] = (),
         ca_file: str | None = None,
+        transient: frozenset[int] = TRANSIENT,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -162,6 +166,8 @@ class HttpClient:
             headers: Sent with every request.
             secrets: Texts to be hidden wherever the vendor's words are repeated.
             ca_file: Certificates to trust in place of the usual ones, for a private authority.
+            transient: Statuses below 500 after which the same is sent again.
+            max_answer_bytes: More of an answer is not read.
             clock: Seconds since the Unix epoch; a test may give its own.
 
         Raises:
@@ -176,6 +182,7 @@ class HttpClient:
         self._url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
         self._guard = guard
         self._timeout = (min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)
+        self._transient, self._max_answer_bytes = transient, max_answer_bytes
         self._clock = clock
         self._secrets = sorted({*filter(None, secrets), *_secrets_in(url)}, key=len, reverse=True)
         self._session = requests.Session()
@@ -210,13 +217,17 @@ class HttpClient:
         except OSError:
             return
 
-    def post(self, body: bytes, headers: Mapping[str, str], *, gzip: bool = False) -> Answer:
+    def post(
+        self, body: bytes, headers: Mapping[str, str], *, gzip: bool = False, judged: frozenset[int] = frozenset()
+    ) -> Answer:
         """
         Send a body, and return once it was accepted (any 2xx).
 
         Args:
             body: As it is; with `gzip`, compressed here and so declared.
             headers: Of this request; Content-Type among them.
+            judged: Statuses that are returned as well, for a caller that reads more in the answer; what it cannot read
+                it hands to `verdict`.
 
         Raises:
             DestinationUnavailable: 408, 425, 429, most 5xx, no or half an answer: send it again.
@@ -232,24 +243,23 @@ class HttpClient:
             with self._session.post(
                 self._url, data=body, headers=sent, timeout=self._timeout, allow_redirects=False, stream=True
             ) as response:
-                answer = Answer(response.status_code, self._read(response, deadline), dict(response.headers))
+                answer = Answer(response.status_code, self._read(response, deadline), response.headers)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             # Without its cause: the libraries' texts hold the whole URL.
             raise self._failure(error) from None
-        if 200 <= answer.status < 300:
+        if 200 <= answer.status < 300 or answer.status in judged:
             return answer
-        raise self._verdict(answer, response.headers)
+        raise self.verdict(answer)
 
     def close(self) -> None:
         """Let go of the connection; calling it twice is harmless."""
         self._session.close()
 
-    @staticmethod
-    def _read(response: requests.Response, deadline: float) -> bytes:
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The beginning of the answer; a body that never ends, or trickles, is left."""
         body = b""
-        while len(body) < MAX_ANSWER_BYTES:
-            chunk: bytes = response.raw.read1(MAX_ANSWER_BYTES - len(body))
+        while len(body) < self._max_answer_bytes:
+            chunk: bytes = response.raw.read1(self._max_answer_bytes - len(body))
             if not chunk:
                 break
             body += chunk
@@ -257,13 +267,16 @@ class HttpClient:
                 raise requests.exceptions.ReadTimeout
         return body
 
-    def _verdict(self, answer: Answer, headers: Mapping[str, str]) -> Exception:
+    def verdict(self, answer: Answer) -> Exception:
+        """What an answer other than 2xx means by its status alone: the exception to raise."""
         status = answer.status
         said = f"{self.origin} answered {status}{self._reason(answer.body)}"
-        if status in _TRANSIENT or (status >= 500 and status not in _NEVER_MENDS):
+        if status in self._transient or (status >= 500 and status not in _NEVER_MENDS):
             # Without the body: what is retried is logged, and an answer may repeat what was sent.
             return DestinationUnavailable(
-                self.name, f"{self.origin} answered {status}", retry_after_s=retry_after_s(headers, self._clock())
+                self.name,
+                f"{self.origin} answered {status}",
+                retry_after_s=retry_after_s(answer.headers, self._clock()),
             )
         if status in _ABOUT_THE_EVENTS:
             return BatchRefused(f"HTTP {status}{self._reason(answer.body)}")
@@ -313,6 +326,47 @@ class HttpClient:
         return f": {text}" if text else ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """The options every destination on HTTP has; the base of its `Config`."""
+
+    allow_private: bool = False
+    """Let the URL lead to a private network or this machine."""
+    allow_http: bool = False
+    """Let events travel unencrypted."""
+    ca_file: str | None = None
+    """Certificates to trust in place of the usual ones."""
+    request_timeout_s: float = 15.0
+    """For the answer."""
+
+    def __post_init__(self) -> None:
+        if self.request_timeout_s <= 0:
+            raise ValueError("request_timeout_s must be positive")
+
+    def client(
+        self,
+        name: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        secrets: Sequence[str] = (),
+        transient: frozenset[int] = TRANSIENT,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> HttpClient:
+        """A client with these options; the arguments are `HttpClient`'s."""
+        return HttpClient(
+            name,
+            url,
+            timeout_s=self.request_timeout_s,
+            guard=AddressGuard(allow_private=self.allow_private, allow_http=self.allow_http),
+            headers=headers,
+            secrets=secrets,
+            ca_file=self.ca_file,
+            transient=transient,
+            max_answer_bytes=max_answer_bytes,
+        )
+
+
 def check_url(url: str) -> str:
     """
     Check the form of an HTTP URL, and give the part of it that may be shown: scheme, host and port.
@@ -336,8 +390,8 @@ def check_url(url: str) -> str:
 def _secrets_in(url: str) -> set[str]:
     """What of a URL may be a secret and must not come back in a vendor's words ("cannot POST /services/T0/B0/XXXX")."""
     parts = urlsplit(url)
-    values = [value for _, value in parse_qsl(parts.query)]
-    # A short segment ("v1", "batch") is no secret, and hiding it would only spoil the message.
+    # A short text ("1", "v1", "batch") is no secret, and hiding it would only spoil the message.
+    values = [value for _, value in parse_qsl(parts.query) if len(value) >= 4]
     segments = [segment for segment in parts.path.split("/") if len(segment) >= 8]
     found = [parts.query, *values, *segments, unquote(parts.password or ""), parts.password or ""]
     return {text for text in found if text}

@@ -183,6 +183,39 @@ def test_retry_after_is_read_in_both_its_forms(headers: dict[str, str], seconds:
     assert retry_after_s(headers, 1000.0) == seconds
 
 
+def test_headers_are_found_in_any_case(server: HttpServer, client: Clients) -> None:
+    """HTTP/2 gateways write them small."""
+    server.script.append(Reply(503, headers={"retry-after": "17"}))
+
+    with pytest.raises(DestinationUnavailable) as caught:
+        client(server.url()).post(b"{}", JSON)
+
+    assert caught.value.retry_after_s == 17.0
+
+
+def test_a_status_the_caller_judges_is_handed_back_whole(server: HttpServer, client: Clients) -> None:
+    """Some name events in a 400; what the caller cannot read means what it always does."""
+    body = b"x" * 100_000
+    server.script.extend([Reply(400, body), Reply(400, body)])
+
+    answer = client(server.url(), max_answer_bytes=200_000).post(b"{}", JSON, judged=frozenset({400}))
+    small = client(server.url())
+
+    assert (answer.status, answer.body) == (400, body)
+    assert isinstance(small.verdict(answer), BatchRefused)
+    assert len(small.post(b"{}", JSON, judged=frozenset({400})).body) == 64 * 1024
+
+
+def test_a_vendor_may_have_more_statuses_that_pass(server: HttpServer, client: Clients) -> None:
+    """Segment's 460; elsewhere it speaks of us."""
+    server.script.extend([Reply(460), Reply(460)])
+
+    with pytest.raises(DestinationUnavailable):
+        client(server.url(), transient=frozenset({460})).post(b"{}", JSON)
+    with pytest.raises(DestinationRefusedUs):
+        client(server.url()).post(b"{}", JSON)
+
+
 # What is sent ----------------------------------------------------------------------------------------
 
 

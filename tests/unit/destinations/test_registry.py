@@ -55,7 +55,9 @@ def test_ours_are_found_without_being_imported() -> None:
     assert not {name for name in set(sys.modules) - before if name.startswith("wal_tracker_destinations")}
 
 
-@pytest.mark.parametrize("kind", ["stdout", "file", "webhook", "posthog"])
+@pytest.mark.parametrize(
+    "kind", ["stdout", "file", "webhook", "posthog", "mixpanel", "segment", "rudderstack", "amplitude"]
+)
 def test_ours_load_through_the_same_door(kind: str) -> None:
     """No list of ours stands beside the entry points."""
     assert isinstance(registry.load(kind), type)

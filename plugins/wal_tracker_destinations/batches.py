@@ -1,0 +1,222 @@
+"""
+What the vendors of product analytics share: events about somebody, many in a request, each refused for its own reason.
+
+A batch is cut by the events' own JSON, a vendor's limit is on the vendor's. So one batch may take several requests;
+they go one after the other, and what comes after one that was not taken waits for it.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import orjson
+
+from wal_tracker.destinations.base import BatchRefused, Limits, Mark, Outcome, Receipt, Rejected, Retry
+from wal_tracker.destinations.http import HttpClient, check_url
+from wal_tracker.errors import DestinationUnavailable
+from wal_tracker.model import Deliverable
+
+JSON = {"Content-Type": "application/json"}
+
+# Braces, key, time and options around the events of a request.
+_ENVELOPE_BYTES = 1024
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-]\d\d:\d\d))", re.ASCII)
+
+
+class Unfit(Exception):
+    """The vendor would refuse this event, or lose it without a word; the text says why, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An event as the vendor wants it."""
+
+    event: Deliverable
+    body: bytes
+
+
+class HttpBatches(ABC):
+    """Makes items of events, sorts out what the vendor would not keep, and sends the rest in as few requests as go."""
+
+    limits: Limits
+    accepts_raw: ClassVar[bool] = False
+    vendor: ClassVar[str]
+    """Its name, for reasons."""
+    max_event_bytes: int
+    """A larger item is a dead letter."""
+    max_request_bytes: int
+    """Of a body, before compression."""
+
+    def __init__(self, name: str, http: HttpClient) -> None:
+        """
+        Args:
+            name: The entry's key in the configuration.
+            http: To the vendor's one URL.
+        """
+        self.name, self._http = name, http
+
+    def open(self, mark: Mark | None) -> None:  # noqa: ARG002 - the vendor keeps what it has
+        """Refuse an address that is not allowed before the first event."""
+        self._http.check_address()
+
+    def deliver(self, batch: Sequence[Deliverable]) -> Receipt:
+        """Send what the vendor would keep; name what it would not, and what must come again."""
+        outcomes: dict[int, Outcome] = {}
+        items: list[tuple[int, Item]] = []
+        for index, event in enumerate(batch):
+            try:
+                items.append((index, self._fit(event)))
+            except Unfit as reason:
+                outcomes[index] = Rejected(str(reason))
+        stored = False
+        again: Retry | None = None
+        for request in self._requests(items):
+            if again is None:
+                try:
+                    said = self._send([item for _, item in request])
+                except (DestinationUnavailable, BatchRefused) as error:
+                    if not stored:
+                        raise
+                    # What came before is durable, so this must not be told of the batch. It comes again as the first.
+                    again = _later(error)
+                else:
+                    stored = True
+                    outcomes.update((request[position][0], outcome) for position, outcome in said.items())
+                    again = next((outcome for outcome in said.values() if isinstance(outcome, Retry)), None)
+                    continue
+            outcomes.update((index, again) for index, _ in request)
+        return Receipt(outcomes)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._http.close()
+
+    @abstractmethod
+    def _item(self, event: Deliverable) -> dict[str, Any]:
+        """
+        The event as the vendor wants it.
+
+        Raises:
+            Unfit: The vendor would not keep it.
+        """
+
+    @abstractmethod
+    def _send(self, items: Sequence[Item]) -> Mapping[int, Outcome]:
+        """
+        Make one request of items, or several of the same.
+
+        Returns:
+            What was not taken, by position; no item behind one that must come again may have been.
+
+        Raises:
+            DestinationUnavailable, DestinationRefusedUs, BatchRefused: As `deliver`; nothing of the items was stored.
+        """
+
+    def _fit(self, event: Deliverable) -> Item:
+        item = Item(event, orjson.dumps(self._item(event)))
+        if len(item.body) > self.max_event_bytes:
+            raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
+        return item
+
+    def _requests(self, items: Sequence[tuple[int, Item]]) -> Iterator[Sequence[tuple[int, Item]]]:
+        """The items in runs that fit a request."""
+        begin = size = 0
+        for end, (_, item) in enumerate(items):
+            more = len(item.body) + 1
+            if end > begin and size + more > self.max_request_bytes - _ENVELOPE_BYTES:
+                yield items[begin:end]
+                begin, size = end, 0
+            size += more
+        if items:
+            yield items[begin:]
+
+    def _person(self, event: Deliverable, longest: int) -> str:
+        """
+        Whom the event is about.
+
+        Never an empty text and never a made-up one: a vendor would take all such events for one person's.
+
+        Args:
+            event: See there.
+            longest: The vendor cuts or drops an id of more characters.
+
+        Raises:
+            Unfit: Nobody, or somebody whose id the vendor would change.
+        """
+        who = event.distinct_id
+        if not who or not who.strip():
+            raise Unfit(
+                f"it has no distinct_id, which {self.vendor} requires: give the rule a `distinct_id`, or a property "
+                "`distinct_id` or `user_id`"
+            )
+        if len(who) > longest:
+            raise Unfit(
+                f"its distinct_id is longer than {longest} characters; {self.vendor} would cut it and mix up persons"
+            )
+        return who
+
+    def _event_name(self, event: Deliverable, longest: int) -> str:
+        """
+        What happened.
+
+        Raises:
+            Unfit: It has no name, or one that is longer than the vendor keeps.
+        """
+        if not event.name.strip():
+            raise Unfit(f"it has no name, which {self.vendor} requires")
+        if len(event.name) > longest:
+            raise Unfit(f"its name is longer than {longest} characters")
+        return event.name
+
+
+def epoch_ms(event: Deliverable) -> int:
+    """
+    When it happened, in whole milliseconds since 1970; what is finer is cut off, the same way each time.
+
+    Raises:
+        Unfit: The rule's `timestamp` gave a text that is not RFC 3339.
+    """
+    match = _RFC3339.fullmatch(event.timestamp)
+    if match:
+        try:
+            seconds = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[4] or '+00:00'}").timestamp()
+        except ValueError:
+            match = None
+    if not match:
+        raise Unfit("its timestamp is not RFC 3339 (2026-01-02T03:04:05Z); mend the rule's `timestamp`")
+    return int(seconds) * 1000 + int(((match[3] or "") + "000")[:3])
+
+
+def vendor_url(given: str, regions: Mapping[str, str], path: str) -> str:
+    """
+    The URL to post to, for an endpoint as people write it.
+
+    Args:
+        given: A region, or the URL of a host.
+        regions: Their hosts.
+        path: On that host.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    url = regions.get(given.lower(), given)
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise ValueError(f"{error}; or one of {', '.join(regions)}" if regions else str(error)) from error
+    if urlsplit(url).query or urlsplit(url).fragment:
+        raise ValueError("is a host's URL, without ? and #")
+    return url.rstrip("/").removesuffix(path) + path
+
+
+def _later(error: DestinationUnavailable | BatchRefused) -> Retry:
+    if isinstance(error, DestinationUnavailable):
+        return Retry(error.retry_after_s, error.message)
+    return Retry(0.0, "a later request of the batch was refused")
