@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import pytest
 
@@ -65,3 +72,89 @@ def test_a_server_that_is_down_is_a_finding(project: Project) -> None:
     ((severity, message),) = problems(project, 3)
     assert severity == "finding"
     assert "cannot be asked" in message
+
+
+def test_the_identity_of_a_partitioned_table_is_that_of_its_partitions(project: Project) -> None:
+    """FULL on the table itself sends nothing more; the remedy gives it to every partition."""
+    columns = "id int, at date, note text, primary key (id, at)"
+    project.database.sql(f'create table "Parts" ({columns}) partition by range (at)')
+    for year in (2025, 2026):
+        project.database.sql(
+            f"create table parts_{year} partition of \"Parts\" for values from ('{year}-01-01') to ('{year}-12-31')"
+        )
+    project.configure("track: {Parts.update: {event: a, properties: {was: old.note}}}")
+    problems(project, 3)
+    project.database.sql('alter table "Parts" replica identity full')
+    ((severity, message),) = problems(project, 3)
+    assert (severity, "sends only id, at" in message) == ("finding", True)
+    (problem,) = project.run("validate", "--database", "--json").json()["problems"]
+    project.database.sql(problem["remedy"])
+    assert problems(project, 0) == []
+
+
+def test_trigger_mode_asks_for_no_replica_identity(project: Project) -> None:
+    """Old rows and large values are there; `--mode` holds the same file against the other mode."""
+    project.configure("track: {users.update: {event: a, properties: {was: old.email, x: new.bio}}}")
+    done = project.run("validate", "--database", "--mode", "trigger", "--json")
+    assert (done.code, done.json()["problems"]) == (0, [])
+    project.config.write_text(project.config.read_text().replace("source: {", "source: {mode: trigger, "))
+    assert problems(project, 0) == []
+    assert project.run("validate", "--database", "--mode", "wal").code == 3
+
+
+class Watch:
+    """`validate --watch --database`, read line by line."""
+
+    def __init__(self, project: Project) -> None:
+        self.process: subprocess.Popen[str] = project.start("validate", "--watch", "--database", "--json")
+
+    def next(self) -> Any:
+        """What it says next."""
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture
+def large(project: Project) -> Project:
+    """A project of a hundred rules, in a database of five hundred tables."""
+    columns = ", ".join(f"c{number} int" for number in range(15))
+    project.database.sql(
+        "do $$ begin for n in 1..500 loop execute format("
+        f"'create table t%s (id int primary key, email text, {columns})', n); end loop; end $$"
+    )
+    rules = "".join(f"  t{n}.insert: {{event: e, properties: {{x: new.c1 + new.c2}}}}\n" for n in range(1, 101))
+    project.configure(f"track:\n{rules}")
+    return project
+
+
+@pytest.fixture
+def watch(large: Project) -> Iterator[Watch]:
+    """Watches the large project, and has seen it once."""
+    started = Watch(large)
+    try:
+        assert started.next() == {"ok": True, "rules": 100, "problems": []}
+        yield started
+    finally:
+        started.process.send_signal(signal.SIGINT)
+        started.process.communicate(timeout=30)
+
+
+def test_a_save_is_answered_within_a_second(watch: Watch, large: Project) -> None:
+    """The database's tables included: they are read once."""
+    took = []
+    for number in range(5):
+        saved = time.monotonic()
+        large.config.write_text(f"{large.config.read_text()}# {number}\n")
+        assert watch.next()["ok"]
+        took.append(time.monotonic() - saved)
+
+    assert median(took) < 1, took
+
+
+def test_a_changed_table_is_noticed_without_a_save(watch: Watch, large: Project) -> None:
+    """Dropping a column breaks the rule that reads it; adding it again mends it."""
+    large.database.sql("alter table t7 drop column c2")
+    (problem,) = watch.next()["problems"]
+    assert problem["path"].startswith("track.t7.insert")
+    large.database.sql("alter table t7 add column c2 int")
+    assert watch.next()["ok"]

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ import psycopg2
 
 from wal_tracker import __version__, assemble
 from wal_tracker.config.load import load
-from wal_tracker.config.model import Config
+from wal_tracker.config.model import Config, Mode, SourceConfig
 from wal_tracker.demo.printer import BOLD, DIM, EventPrinter, Palette, colours_wanted
 from wal_tracker.demo.screen import Screen
 from wal_tracker.demo.server import EmbeddedPostgres
@@ -32,6 +32,7 @@ from wal_tracker.demo.summary import Summary
 from wal_tracker.demo.workload import Workload
 from wal_tracker.errors import SourceUnavailable
 from wal_tracker.model import Deliverable
+from wal_tracker.source.connection import read_sql
 
 Format = Literal["pretty", "json"]
 
@@ -54,6 +55,8 @@ class Options:
     form: Format
     rate: float
     """Transactions a second."""
+    mode: Mode = "wal"
+    """How changes are read: from the WAL, or captured by triggers."""
 
 
 def play(options: Options) -> bool:
@@ -69,9 +72,10 @@ def play(options: Options) -> bool:
         KeyboardInterrupt: As it came; everything is tidied.
     """
     stage = Stage(options.form)
-    with EmbeddedPostgres() as server:
+    # Trigger mode is for servers without logical decoding, so it is shown on one.
+    with EmbeddedPostgres(settings={"wal_level": "replica"} if options.mode == "trigger" else {}) as server:
         dsn = open_shop(server)
-        with configuration(dsn, server.root) as config:
+        with configuration(dsn, server.root, options.mode) as config:
             stage.introduce(_version(dsn), config)
             return _perform(options, stage, config, dsn)
 
@@ -81,21 +85,20 @@ def _perform(options: Options, stage: Stage, config: Config, dsn: str) -> bool:
     screen = Screen(sys.stdout.buffer, stage.event_line, on_broken=trouble.set)
     workload = Workload(dsn, writers=WRITERS, rate=options.rate, seed=SEED, on_failure=trouble.set)
     with assemble.Run(config, apply_first=True, destinations={"stdout": screen}) as job:
-        pipeline = job.pipeline
-        loop = Background(pipeline.run, on_failure=trouble.set)
+        loop = Background(job.run, on_failure=trouble.set)
         loop.start()
         try:
-            _wait_for_reader(dsn, config.source.slot, trouble)
+            _wait_for_reader(dsn, config.source, trouble)
             stage.begin()
             opened = time.monotonic()
             workload.start()
             trouble.wait(options.seconds)
             workload.stop()
             seconds = time.monotonic() - opened
-            unconfirmed = _settle(dsn, config.source.slot, trouble)
+            unconfirmed = _settle(dsn, config.source, trouble)
         finally:
             workload.stop()
-            pipeline.stop()
+            job.stop()
             loop.join()
         if screen.broken:
             raise BrokenPipeError
@@ -103,7 +106,7 @@ def _perform(options: Options, stage: Stage, config: Config, dsn: str) -> bool:
             raise loop.failure
         if workload.failure is not None:
             raise SourceUnavailable(f"a writer of the shop lost its server: {workload.failure}") from workload.failure
-        ledger, stats = workload.ledger, pipeline.stats
+        ledger, stats = workload.ledger, job.stats
         summary = Summary(
             seconds=seconds,
             committed=ledger.committed,
@@ -115,38 +118,43 @@ def _perform(options: Options, stage: Stage, config: Config, dsn: str) -> bool:
             delivered=screen.delivered,
             repeated=screen.repeated,
             latencies_us=screen.latencies_us,
-            unconfirmed_bytes=unconfirmed,
+            mode=options.mode,
+            unconfirmed=unconfirmed,
         )
         stage.conclude(summary)
         return not summary.problems()
 
 
-def _wait_for_reader(dsn: str, slot: str, trouble: threading.Event) -> None:
-    """Return when the slot is being read, so that the first latency is not that of our own start; or on trouble."""
+def _wait_for_reader(dsn: str, source: SourceConfig, trouble: threading.Event) -> None:
+    """Return when somebody reads, so that the first latency is not that of our own start; or on trouble."""
+    by_slot = "select active from pg_replication_slots where slot_name = %s"
+    by_lease = "select holder is not null from wal_tracker.reader"
     with _session(dsn) as cursor:
-        while not _value(cursor, "select active from pg_replication_slots where slot_name = %s", slot):
+        while not (_value(cursor, by_lease) if source.mode == "trigger" else _value(cursor, by_slot, source.slot)):
             if trouble.wait(0.01):
                 return
 
 
-def _settle(dsn: str, slot: str, trouble: threading.Event) -> int:
+def _settle(dsn: str, source: SourceConfig, trouble: threading.Event) -> int:
     """
-    Wait until the slot has let go of everything committed by now, or until there is trouble.
+    Wait until slot or outbox have let go of everything committed by now, or until there is trouble.
 
     Returns:
-        The bytes it still holds; 0 if all went well.
+        What they still hold, bytes or rows; 0 if all went well.
     """
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     with _session(dsn) as cursor:
         last_commit = _value(cursor, "select pg_current_wal_flush_lsn()")
         while True:
             unconfirmed = int(
-                _value(
+                _value(cursor, f"select undelivered from ({read_sql('queries/undelivered.sql')}) as _ (undelivered)")
+                if source.mode == "trigger"
+                else _value(
                     cursor,
                     "select greatest(0, pg_wal_lsn_diff(%s, confirmed_flush_lsn)) from pg_replication_slots"
                     " where slot_name = %s",
                     last_commit,
-                    slot,
+                    source.slot,
                 )
             )
             if not unconfirmed or time.monotonic() > deadline or trouble.wait(0.02):
@@ -177,11 +185,12 @@ def _version(dsn: str) -> str:
 
 
 @contextmanager
-def configuration(dsn: str, directory: Path) -> Iterator[Config]:
+def configuration(dsn: str, directory: Path, mode: Mode = "wal") -> Iterator[Config]:
     """The demo's configuration, for the database at `dsn`, with its state below `directory`."""
     environ = {"DATABASE_URL": dsn, "WAL_TRACKER_STATE": f"sqlite:///{directory / 'state.db'}"}
     with as_file(files("wal_tracker.demo").joinpath("config.yaml")) as path:
-        yield load(path, environ)
+        config = load(path, environ)
+        yield replace(config, source=replace(config.source, mode=mode))
 
 
 @dataclass
@@ -234,8 +243,9 @@ class Stage:
         paint = self._palette.paint
         title = f"{paint('wal_tracker ' + __version__, BOLD)}  PostgreSQL {version}, started for this and gone with it"
         self._say(title)
+        read = "its WAL" if config.source.mode == "wal" else "what its triggers capture (wal_level is replica)"
         self._say(
-            paint(f"a shop with 5 tables and {WRITERS} busy writers; {len(config.rules)} rules read its WAL:", DIM)
+            paint(f"a shop with 5 tables and {WRITERS} busy writers; {len(config.rules)} rules read {read}:", DIM)
         )
         self._say(paint(str(config.path), DIM))
 

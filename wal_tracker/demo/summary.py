@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from wal_tracker.config.model import Mode
 from wal_tracker.demo.printer import BOLD, DIM, GREEN, RED, Palette, aligned
 
 
@@ -32,9 +33,11 @@ class Summary:
     repeated: int
     """Events that arrived more than once."""
     latencies_us: Sequence[int]
-    """From the server's commit timestamp to the line on the screen."""
-    unconfirmed_bytes: int
-    """WAL up to the last commit that the slot still holds back."""
+    """From the server's commit timestamp (by triggers: the statement's) to the line on the screen."""
+    mode: Mode
+    """How changes were read."""
+    unconfirmed: int
+    """What is still held back of what was committed: bytes of WAL by the slot, or rows in the outbox."""
 
     def problems(self) -> list[str]:
         """Everything that is not as it must be; empty: nothing was lost, doubled or made up."""
@@ -49,8 +52,8 @@ class Summary:
             found.append(f"{self.repeated} events arrived more than once")
         if self.rule_errors:
             found.append(f"{self.rule_errors} rule errors")
-        if self.unconfirmed_bytes:
-            found.append(f"{self.unconfirmed_bytes} bytes unconfirmed")
+        if self.unconfirmed:
+            found.append(f"{self.unconfirmed} {self._unit} unconfirmed")
         return found
 
     def lines(self, palette: Palette, *, width: int) -> list[str]:
@@ -66,13 +69,21 @@ class Summary:
             ("events", f"{_equation(delivered, 'delivered', expected, 'expected')}, {self.repeated:,} twice"),
             ("", busiest + (", …" if len(self.delivered) > 4 else "")),
             ("rate", f"{delivered / self.seconds:.1f} events/s over {self.seconds:.1f} s"),
-            ("latency", f"p50 {p50}, p99 {p99}, from the server's commit to this line"),
-            ("slot", f"{self.unconfirmed_bytes:,} bytes unconfirmed"),
+            ("latency", f"p50 {p50}, p99 {p99}, from the {self._moment} to this line"),
+            ("slot" if self.mode == "wal" else "outbox", f"{self.unconfirmed:,} {self._unit} unconfirmed"),
         ]
         lines = [palette.paint("─" * min(width, 78), DIM), *aligned([row for row in rows if row[1]], palette)]
         if problems:
             return [*lines, *(f"  {palette.paint('WRONG', BOLD, RED)}  {problem}" for problem in problems)]
         return [*lines, f"  {palette.paint('ok', BOLD, GREEN)}  every committed change arrived, exactly once"]
+
+    @property
+    def _unit(self) -> str:
+        return "bytes" if self.mode == "wal" else "rows"
+
+    @property
+    def _moment(self) -> str:
+        return "server's commit" if self.mode == "wal" else "statement"
 
 
 def percentile(values: Sequence[int], percent: float) -> int | None:

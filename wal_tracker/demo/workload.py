@@ -169,7 +169,7 @@ def search(cursor: Cursor, chance: random.Random) -> list[str] | None:
     cursor.execute("select count(*) from products where name ilike %s or %s = any(tags)", (f"%{query}%", query))
     (found,) = cursor.fetchone()
     event = {"event": "product_searched", "distinct_id": str(user), "properties": {"query": query, "found": found}}
-    cursor.execute("select pg_logical_emit_message(true, 'wal_tracker.event', %s)", (json.dumps(event),))
+    cursor.execute("select wal_tracker.emit(%s)", (json.dumps(event),))
     return ["product_searched"]
 
 
@@ -367,7 +367,7 @@ ACTS: Sequence[tuple[Act, int]] = (
 
 def _say(cursor: Cursor, **context: object) -> None:
     """Tell wal_tracker about this transaction: `ctx` in the rules."""
-    cursor.execute("select pg_logical_emit_message(true, 'wal_tracker.context', %s)", (json.dumps(context),))
+    cursor.execute("select wal_tracker.set_context(%s)", (json.dumps(context),))
 
 
 def _somebody(cursor: Cursor) -> int | None:

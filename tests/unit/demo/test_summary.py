@@ -22,7 +22,8 @@ def summary(**changed: Any) -> Summary:
         "delivered": {"order_placed": 100, "user_signed_up": 60},
         "repeated": 0,
         "latencies_us": list(range(1000, 101_000, 1000)),
-        "unconfirmed_bytes": 0,
+        "mode": "wal",
+        "unconfirmed": 0,
     }
     return Summary(**{**values, **changed})
 
@@ -51,7 +52,8 @@ def test_the_summary_tells_how_much_how_fast_and_that_nothing_is_missing() -> No
         ({"transactions": 1199}, "1200 transactions were committed, 1199 were read"),
         ({"repeated": 2}, "2 events arrived more than once"),
         ({"rule_errors": 1}, "1 rule errors"),
-        ({"unconfirmed_bytes": 48}, "48 bytes unconfirmed"),
+        ({"unconfirmed": 48}, "48 bytes unconfirmed"),
+        ({"unconfirmed": 2, "mode": "trigger"}, "2 rows unconfirmed"),
     ],
 )
 def test_whatever_is_not_equal_is_a_problem_and_is_said(changed: dict[str, Any], problem: str) -> None:

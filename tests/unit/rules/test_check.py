@@ -226,3 +226,44 @@ def test_an_event_without_a_block_is_an_error_while_a_block_is_left_over(checked
     text = "track: {users.update: {cond: 'new.id > 0 ? events.a : events.jioned', a: {}, joined: {x: new.id}}}\n"
     (error,) = said(checked(text), "error")
     assert "'joined'" in error
+
+
+TRIGGERS = "source: {mode: trigger}\n"
+
+
+def test_by_triggers_every_row_is_whole(checked: Checked) -> None:
+    """What the replica identity would not send, and large values, are there: neither finding nor warning."""
+    text = "track: {users.update: {event: a, properties: {was: old.email, x: new.bio}}}\n"
+    table = described(email="text", bio="text", toastable=("bio",))
+
+    assert [problem.severity for problem in checked(text, [table])] == ["finding", "warning"]
+    assert checked(TRIGGERS + text, [table]) == []
+
+
+def test_by_triggers_a_table_needs_no_key(checked: Checked) -> None:
+    """No publication, so PostgreSQL refuses nothing."""
+    text = "track: {users.delete: {event: a}}\n"
+    table = described(key=())
+
+    assert len(said(checked(text, [table]), "finding")) == 1
+    assert checked(TRIGGERS + text, [table]) == []
+
+
+@pytest.mark.parametrize("mode", ["wal", "trigger"])
+def test_a_generated_column_is_sent_in_no_mode(checked: Checked, mode: str) -> None:
+    """Both modes give the same events."""
+    text = f"source: {{mode: {mode}}}\ntrack: {{users.insert: {{event: a, properties: {{x: new.twice}}}}}}\n"
+    table = DescribedTable(described(twice="int").relation, generated=frozenset({"twice"}))
+    (message,) = said(checked(text, [table]), "finding")
+
+    assert "twice" in message
+
+
+def test_a_message_rule_is_refused_in_trigger_mode(checked: Checked) -> None:
+    """It could never be evaluated; the error says what works in both modes."""
+    text = "track: {message.audit: {event: a}}\n"
+    (problem,) = checked(TRIGGERS + text)
+
+    assert checked(text) == []
+    assert problem.severity == "error"
+    assert "wal_tracker.emit" in problem.message

@@ -1,0 +1,1 @@
+"""The first draft of a configuration for a database: what its tables suggest, as a file a person goes on from."""
