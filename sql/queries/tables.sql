@@ -1,13 +1,13 @@
 -- Every table (and view, to say that it is one) of the database, with its columns and replica identity.
 -- Run by: anybody (no privilege needed). Locks: none. Safe to repeat.
 -- A deferrable primary key does not serve as replica identity, hence indimmediate. For a partitioned table the
--- identities of its leaves count: PostgreSQL looks at the leaf a row is in.
+-- identities of its leaves count: PostgreSQL looks at the leaf a row is in. So it is FULL when all of them are.
 select class.oid::bigint,
        namespace.nspname::text,
        class.relname::text,
        class.relkind::text,
        class.relpersistence::text,
-       class.relreplident::text,
+       policy.identity,
        class.reltoastrelid <> 0 or class.relkind = 'p',
        pg_has_role(class.relowner, 'usage'),
        coalesce(columns.list, '[]'::jsonb),
@@ -16,6 +16,20 @@ select class.oid::bigint,
        coalesce(leaves.names, '{}')
   from pg_class as class
   join pg_namespace as namespace on namespace.oid = class.relnamespace
+  cross join lateral (
+       select coalesce(
+                  case
+                      when bool_and(leaf.relreplident = 'f') then 'f'
+                      when count(leaf.oid) > 0 and class.relreplident = 'f' then 'd'
+                  end,
+                  class.relreplident::text
+              ) as identity
+         from pg_partition_tree(class.oid) as tree
+         join pg_class as leaf on leaf.oid = tree.relid
+        where class.relkind = 'p'
+          and tree.isleaf
+          and leaf.relkind = 'r'
+       ) as policy
   left join lateral (
        select jsonb_agg(
                   jsonb_build_array(attname, atttypid::bigint, atttypmod, attstorage, attgenerated, attnum)
@@ -30,7 +44,7 @@ select class.oid::bigint,
          join pg_attribute on attrelid = indrelid and attnum = any (indkey)
         where indrelid = class.oid
           and indisvalid
-          and case class.relreplident
+          and case policy.identity
                   when 'd' then indisprimary and indimmediate
                   when 'i' then indisreplident
               end

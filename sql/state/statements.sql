@@ -25,6 +25,10 @@ values (:destination, :lsn, :mark)
 on conflict (destination) do update
    set lsn = excluded.lsn, mark = excluded.mark
 
+-- rebase_positions --
+-- What each destination asked to be kept stays: it says how far the destination itself is.
+update position set lsn = :lsn
+
 -- add_dead_letter --
 -- The same letter again is the same letter; one that was sent again and refused again is dead again.
 insert into dead_letter (id, destination, kind, status, rule, event, relation, commit_lsn, commit_time, reason, payload,

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from wal_tracker.cli import ask
+from wal_tracker.cli import ask, problems
 from wal_tracker.config.load import load
+from wal_tracker.config.model import Mode
 from wal_tracker.errors import PreflightFailed
 from wal_tracker.source import setup
-from wal_tracker.source.plan import Plan
+from wal_tracker.source.plan import Desired, Plan
 
 PLAN_EXAMPLES = """
 \b
 Examples:
   wal_tracker plan                       the SQL that is missing, on stdout; writes nothing
   wal_tracker plan --out migration.sql   the same as a file: psql -f migration.sql
+  wal_tracker plan --mode trigger        what the other mode needs
   wal_tracker plan --json
 
 Leaves with 3 when something is in the way that only a person can decide, with 0 otherwise.
@@ -29,31 +33,41 @@ APPLY_EXAMPLES = """
 Examples:
   wal_tracker apply           shows the SQL, asks, runs it
   wal_tracker apply --yes     without asking; a second time it changes nothing
+
+Where the mode has changed, what divides the two sources is stored before either side moves, and
+`wal_tracker run` then finishes the change: nothing is lost or delivered twice.
 """
 DROP_EXAMPLES = """
 \b
 Examples:
-  wal_tracker drop                     publication, functions and slot; shows the SQL and asks
+  wal_tracker drop                     everything of either mode; shows the SQL and asks
   wal_tracker drop --slot-only --yes   just the slot, and with it the WAL it keeps
 
-Only what wal_tracker made is removed. What the slot has not delivered is lost with it.
+Only what wal_tracker made is removed: publication, slot, triggers, outbox, functions. What slot and
+outbox have not delivered is lost with them.
 """
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-_yes = click.option("--yes", is_flag=True, help="Do not ask. Required where there is no terminal.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+mode_option = click.option("--mode", type=click.Choice(["wal", "trigger"]), help="Overrides source.mode.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask. Required where there is no terminal.")
 
 
 @click.command("plan", epilog=PLAN_EXAMPLES)
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False, writable=True), help="Write a script for psql to FILE."
 )
-@_json
+@mode_option
+@json_option
 @click.pass_context
-def plan_command(ctx: click.Context, out: Path | None, as_json: bool) -> None:
+def plan_command(ctx: click.Context, out: Path | None, mode: Mode | None, as_json: bool) -> None:
     """Show the SQL this configuration still needs; write nothing to the database."""
-    path: Path | None = ctx.obj
-    plan = setup.plan(setup.desired(load(path, os.environ)))
+    plan = setup.plan(wanted_by(ctx.obj, mode))
     if out is not None:
+        if any(step.switch for step in plan.steps):
+            raise click.UsageError(
+                "a change of mode cannot be a script: what divides the two sources is noted while it runs. "
+                "`wal_tracker apply` carries it out."
+            )
         out.write_text(script(plan), encoding="utf-8")
         click.echo(f"{len(plan.steps)} statements written to {out}", err=True)
     if as_json:
@@ -64,12 +78,13 @@ def plan_command(ctx: click.Context, out: Path | None, as_json: bool) -> None:
 
 
 @click.command("apply", epilog=APPLY_EXAMPLES)
-@_yes
-@_json
+@mode_option
+@yes_option
+@json_option
 @click.pass_obj
-def apply_command(path: Path | None, yes: bool, as_json: bool) -> None:
-    """Make what this configuration needs in the database: publication, functions, slot."""
-    wanted = setup.desired(load(path, os.environ))
+def apply_command(path: Path | None, mode: Mode | None, yes: bool, as_json: bool) -> None:
+    """Make what this configuration needs in the database: publication and slot, or outbox and triggers."""
+    wanted = wanted_by(path, mode)
     plan = setup.plan(wanted)
     if not as_json or not yes:
         tell(plan, show_steps=not as_json)
@@ -86,15 +101,18 @@ def apply_command(path: Path | None, yes: bool, as_json: bool) -> None:
 
 @click.command("drop", epilog=DROP_EXAMPLES)
 @click.option("--slot-only", is_flag=True, help="Drop the slot and leave the rest.")
-@_yes
-@_json
+@mode_option
+@yes_option
+@json_option
 @click.pass_obj
-def drop_command(path: Path | None, slot_only: bool, yes: bool, as_json: bool) -> None:
-    """Remove from the database what `apply` made. What the slot has not delivered is lost."""
-    wanted = setup.desired(load(path, os.environ))
+def drop_command(path: Path | None, slot_only: bool, mode: Mode | None, yes: bool, as_json: bool) -> None:
+    """Remove from the database what `apply` made. What is not delivered yet is lost."""
+    wanted = wanted_by(path, mode)
     plan = setup.plan_drop(wanted, slot_only=slot_only)
     if not as_json or not yes:
         tell(plan, show_steps=not as_json)
+    if plan.blocking:
+        raise PreflightFailed(plan.blocking)
     executed: list[str] = []
     if plan.steps:
         ask.confirm("Run these statements?", yes)
@@ -119,33 +137,51 @@ def tell(plan: Plan, *, show_steps: bool) -> None:
 
 def script(plan: Plan) -> str:
     """
-    The plan as a script psql can run.
+    The plan as a script psql can run, with the difference it makes at its head.
 
-    The slot is dropped before and made after the transaction the rest runs in: it cannot see a publication that is
-    younger than itself.
+    What can be, is one transaction. The slot is dropped before and made after it: it cannot see a publication that is
+    younger than itself. Where triggers wait for the application's transactions, they do not wait for long: everything
+    is rolled back then, and the script may be run again.
     """
-    lines = ["-- Made by `wal_tracker plan`. Run with: psql -v ON_ERROR_STOP=1 -f FILE"]
-    changes = [step for step in plan.steps if not step.slot]
-    for group, opening, closing in (
-        ([step for step in plan.steps if step.slot == "drop"], [], []),
-        (changes, ["begin;"], ["commit;"]),
-        ([step for step in plan.steps if step.slot == "make"], [], []),
-    ):
-        if group:
-            lines += ["", *opening]
-        for step in group:
-            lines += [f"-- {step.why} (on the {step.where})", step.text]
-        if group:
-            lines += closing
+    lines = ["-- Made by `wal_tracker plan`. Run with: psql -v ON_ERROR_STOP=1 -f FILE", "--"]
+    lines += [f"-- {_one_line(step.change)}" for step in plan.steps if step.change]
+    for (slot, switch), group in itertools.groupby(plan.steps, key=lambda step: (step.slot, step.switch)):
+        steps = list(group)
+        is_transaction = not slot and switch != "to_wal"
+        lines.append("")
+        if is_transaction:
+            lines.append("begin;")
+            if any(step.waits_for for step in steps):
+                lines.append(f"set local lock_timeout = '{setup.LOCK_TIMEOUT_MS}ms';")
+        for step in steps:
+            lines += [f"-- {_one_line(step.why)} (on the {step.where})", step.text]
+        if is_transaction:
+            lines.append("commit;")
     return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """For a comment: a table may have a line break in its name."""
+    return " ".join(text.splitlines())
 
 
 def document(plan: Plan) -> dict[str, Any]:
     """The plan as JSON."""
     return {
-        "steps": [{"statement": step.text, "where": step.where, "why": step.why} for step in plan.steps],
+        "steps": [
+            {"statement": step.text, "where": step.where, "why": step.why, "change": step.change} for step in plan.steps
+        ],
         "findings": [
             {"problem": one.problem, "remedy": one.remedy, "blocking": one.is_blocking} for one in plan.findings
         ],
         "notes": list(plan.notes),
     }
+
+
+def wanted_by(path: Path | None, mode: Mode | None) -> Desired:
+    """What the configuration needs, in its own mode or another."""
+    config = load(path, os.environ)
+    if mode is not None:
+        config = replace(config, source=replace(config.source, mode=mode))
+    problems.refuse_mode(config.source.mode)
+    return setup.desired(config)

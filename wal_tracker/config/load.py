@@ -165,6 +165,8 @@ def _source(section: Reader | None, env: Mapping[str, str]) -> SourceConfig:
             given[key] = one_of(entry, ("wal", "trigger", "kafka"))
         elif key == "plugin":
             given[key] = one_of(entry, ("pgoutput", "wal2json"))
+        elif key == "capture":
+            given[key] = one_of(entry, ("tolerant", "strict"))
         elif key == "slot":
             given[key] = entry.matching(r"[a-z0-9_]{1,63}", "a slot name has at most 63 of a-z, 0-9 and _")
         else:

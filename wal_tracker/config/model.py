@@ -90,6 +90,8 @@ class SourceConfig:
     publication: str = "wal_tracker"
     schema: str = "public"
     """Of tables named without one."""
+    capture: Literal["tolerant", "strict"] = "tolerant"
+    """Trigger mode, when a change cannot be captured: let the application's write through and note it, or refuse it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

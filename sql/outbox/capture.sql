@@ -1,0 +1,34 @@
+-- One table's capture function: a changed row (or a TRUNCATE) into the outbox, in the transaction that changed it.
+-- Run by: the schema's owner. Locks: none. Safe to repeat.
+-- One function for each table, because that measured faster than a single one with arguments (benchmarks/README.md);
+-- its number, {relation}, is wal_tracker.tracked.id. Whole rows, and not column by column: a column that is added,
+-- renamed or dropped is captured as it is then. Runs with its owner's rights, which are those to our schema, and a
+-- fixed search_path: nothing of the caller's can stand in for what it calls.
+-- Who sleeps is woken only where nobody prepares transactions (2PC): PREPARE fails after a notification.
+create or replace function wal_tracker.{function}()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp{settings}
+as $function$
+declare
+    signal bigint;
+begin
+    signal := pg_sequence_last_value('wal_tracker.signal'::regclass);
+    if signal & 1 = 1 then
+        insert into wal_tracker.outbox_1 values (
+            pg_current_wal_insert_lsn(), pg_current_xact_id(), statement_timestamp(), {relation}, tg_op, session_user,
+            current_setting('wal_tracker.context', true), {old}, {new}
+        );
+    else
+        insert into wal_tracker.outbox_0 values (
+            pg_current_wal_insert_lsn(), pg_current_xact_id(), statement_timestamp(), {relation}, tg_op, session_user,
+            current_setting('wal_tracker.context', true), {old}, {new}
+        );
+    end if;
+    if signal > 1 and current_setting('max_prepared_transactions') = '0' then
+        perform pg_notify('wal_tracker', '');
+    end if;
+    return null;
+{on_failure}end
+$function$
