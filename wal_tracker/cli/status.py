@@ -17,6 +17,7 @@ from wal_tracker.config.model import Config
 from wal_tracker.errors import SourceError
 from wal_tracker.lsn import LSN
 from wal_tracker.source.connection import Session
+from wal_tracker.source.outbox import OutboxStatus, read_outbox_status
 from wal_tracker.source.slot import SlotStatus, read_status
 from wal_tracker.state import open_state
 from wal_tracker.state.base import Gap, StateStore
@@ -25,7 +26,7 @@ EXAMPLES = """
 \b
 Examples:
   wal_tracker status             for a person
-  wal_tracker status --json      for a machine: positions, slot, lag_bytes, dead letters, gaps
+  wal_tracker status --json      for a machine: positions, slot or outbox, lag, dead letters, gaps
 
 Leaves with 0 when all is well and with 1 when something needs a person. It also works, and says
 so, when the server is down: positions and dead letters are ours.
@@ -36,8 +37,10 @@ so, when the server is down: positions and dead letters are ours.
 class Status:
     """Everything there is to say."""
 
+    mode: str
     slot_name: str
     slot: SlotStatus | None
+    outbox: OutboxStatus | None
     server_error: str | None
     running: bool
     positions: dict[str, LSN]
@@ -50,6 +53,10 @@ class Status:
         """What needs a person; empty: healthy."""
         if self.server_error is not None:
             return [f"the server cannot be asked: {self.server_error}"]
+        if self.mode == "trigger":
+            if self.outbox is None:
+                return ["there is no outbox; `wal_tracker apply` makes it"]
+            return [f"changes of {table} are not captured: {why}" for table, why in self.outbox.not_captured.items()]
         if self.slot is None:
             return [f"replication slot {self.slot_name!r} does not exist; `wal_tracker apply` makes it"]
         if self.slot.loss_reason is not None:
@@ -62,7 +69,16 @@ class Status:
     def notes(self) -> list[str]:
         """What a person should know of, and no alarm should ring for."""
         said = []
-        if not self.running and (self.slot is None or self.slot.active_pid is None):
+        if self.outbox is not None:
+            if self.outbox.switching_to is not None:
+                said.append(f"a change of mode to {self.outbox.switching_to} is under way; `wal_tracker run` ends it")
+            if not self.outbox.is_read:
+                said.append("nobody reads the outbox now; it grows until `wal_tracker run` goes on")
+            if self.outbox.capture_failures:
+                said.append(
+                    f"{self.outbox.capture_failures} changes were not captured; `run` puts them on record as gaps"
+                )
+        elif not self.running and (self.slot is None or self.slot.active_pid is None):
             said.append("nobody reads the slot now; WAL is kept until `wal_tracker run` goes on")
         if self.dead_letters:
             said.append(f"{self.dead_letters} dead letters wait for you: wal_tracker dlq list")
@@ -93,15 +109,22 @@ def status_command(ctx: click.Context, as_json: bool) -> None:
 
 def read(config: Config, state: StateStore) -> Status:
     """Ask the state store, and the server as far as it answers."""
-    slot, error = None, None
+    source = config.source
+    slot, outbox, error = None, None, None
     try:
-        with Session(config.source.dsn) as session:
-            slot = read_status(session, config.source.slot)
+        if source.mode == "trigger":
+            with Session(source.primary_dsn or source.dsn) as session:
+                outbox = read_outbox_status(session)
+        else:
+            with Session(source.dsn) as session:
+                slot = read_status(session, source.slot)
     except SourceError as refused:
         error = str(refused)
     return Status(
-        slot_name=config.source.slot,
+        mode=source.mode,
+        slot_name=source.slot,
         slot=slot,
+        outbox=outbox,
         server_error=error,
         running=state.is_held(),
         positions={name: cursor.lsn for name, cursor in state.cursors().items()},
@@ -123,14 +146,35 @@ def document(status: Status) -> dict[str, Any]:
         "problems": status.problems,
         "notes": status.notes,
         "running": status.running,
+        "mode": status.mode,
         "server": {"reachable": status.server_error is None, "error": status.server_error},
         "slot": slot,
+        "outbox": _outbox_document(status.outbox),
         "destinations": [
             {"name": name, "lsn": str(lsn), "behind_bytes": status.behind(lsn)}
             for name, lsn in status.positions.items()
         ],
         "dead_letters": {"dead": status.dead_letters, "replay": status.to_replay},
         "gaps": [{key: _plain(value) for key, value in asdict(gap).items()} for gap in status.gaps],
+    }
+
+
+def _outbox_document(outbox: OutboxStatus | None) -> dict[str, Any] | None:
+    if outbox is None:
+        return None
+    return {
+        "position": str(outbox.position),
+        "read_by": outbox.holder,
+        "lease_s": outbox.lease_s,
+        "waiting": {
+            "transactions": outbox.waiting_transactions,
+            "rows": outbox.waiting_rows,
+            "oldest_s": outbox.oldest_waiting_s,
+        },
+        "capture_failures": outbox.capture_failures,
+        "bytes": dict(outbox.bytes),
+        "switching_to": outbox.switching_to,
+        "not_captured": dict(outbox.not_captured),
     }
 
 
@@ -152,6 +196,8 @@ def show(status: Status) -> None:
         room = status.slot.safe_wal_size_bytes
         click.echo(f"  may grow by {'any amount (no limit is set)' if room is None else table.size(room)}")
         click.echo(f"  read by     {status.slot.active_pid or 'nobody'}")
+    if status.outbox is not None:
+        _show_outbox(status.outbox)
     if status.positions:
         click.echo()
         table.echo(
@@ -164,3 +210,15 @@ def show(status: Status) -> None:
             ("GAP FROM", "TO", "REASON", "DETAIL"),
             [(gap.from_lsn, gap.to_lsn, gap.reason, gap.detail) for gap in status.gaps],
         )
+
+
+def _show_outbox(outbox: OutboxStatus) -> None:
+    oldest = "" if outbox.oldest_waiting_s is None else f", the oldest for {outbox.oldest_waiting_s:.1f} s"
+    lease = "" if outbox.lease_s is None else f", lease ends in {outbox.lease_s:.1f} s"
+    if outbox.lease_s is not None and not outbox.is_read:
+        lease = f" (not heard of for {-outbox.lease_s:.0f} s beyond its lease)"
+    click.echo("\noutbox")
+    click.echo(f"  waiting     {outbox.waiting_transactions} transactions, {outbox.waiting_rows} rows{oldest}")
+    click.echo(f"  read by     {outbox.holder or 'nobody'}{lease}")
+    click.echo(f"  failed      {outbox.capture_failures} captures")
+    click.echo("  takes       " + ", ".join(f"{name} {table.size(size)}" for name, size in outbox.bytes.items()))

@@ -15,9 +15,9 @@ class Direct:
 
     reads: tuple[tuple[str, str], ...]
     """The values it takes, in this order: ``("new", row key)`` or ``("old", row key)``."""
-    make: Callable[..., Item | None]
+    make: Callable[..., Item]
     """
-    ``make(transaction, ordinal, *values)``: what stands in the change's place; None: nothing comes of it.
+    ``make(transaction, ordinal, *values)``: what stands in the change's place.
 
     May raise anything where it would rather see the `Change`; then the message is read again and gives that.
     """

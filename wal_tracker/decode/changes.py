@@ -12,6 +12,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, cast
@@ -121,6 +122,28 @@ def _refuse_constant(_name: str) -> Value:
     raise ValueError("not JSON")  # Python takes NaN and Infinity for JSON
 
 
+def _integer(text: str) -> int | _Digits:
+    # Python refuses integers of thousands of digits, and knows no negative zero.
+    return int(text) if len(text) <= _INTEGER_DIGITS and text != "-0" else _digits(text)
+
+
+_INTEGER_DIGITS = 20  # what 64 bits hold, with or without a sign
+
+EXACT_JSON = json.JSONDecoder(parse_float=_digits, parse_int=_integer, parse_constant=_refuse_constant)
+"""Reads JSON so that every number can be written as it was: those no Python type holds are kept with their text."""
+
+
+def load_exactly(text: bytes | str) -> Any:
+    """
+    A JSON document, read by `EXACT_JSON`.
+
+    Raises:
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deep.
+    """
+    return EXACT_JSON.decode(text.decode("utf-8") if isinstance(text, bytes) else text)
+
+
 class ChangeReader:
     """
     Reads changes from JSON lines.
@@ -149,6 +172,7 @@ class ChangeReader:
         self._default_schema = default_schema
         self._numeric_as_string = numeric_as_string
         self._types = types
+        self._forms = JsonForms(types)
         self._schema = schema or {}
         self._relation_ids: dict[tuple[str, str], int] = {}
         self._transactions: dict[int, Transaction] = {}
@@ -163,7 +187,7 @@ class ChangeReader:
         """
         self._lines += 1
         try:
-            document = json.loads(line, parse_float=_digits, parse_constant=_refuse_constant)
+            document = load_exactly(line)
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
@@ -276,7 +300,7 @@ class ChangeReader:
             as_string = self._numeric_as_string(relation, column)
             described = self._types.resolve(column.type_oid)
             try:
-                forms = self._forms(described, row[column.name], as_string)
+                forms = self._forms.of(described, row[column.name], as_string)
             except ValueError:  # its text may hold the value
                 forms = None
             if forms is None:
@@ -284,8 +308,35 @@ class ChangeReader:
             values[column.name], values[EXACT + column.name] = forms
         return values
 
-    def _forms(self, described: PgType | None, value: Any, as_string: bool, depth: int = 0) -> tuple[Value, Value]:
-        """Both forms of a JSON value of a type: to compute with, and to emit."""
+
+_MAX_NESTING = 32
+_NUMBERS = frozenset({pgtypes.INT2, pgtypes.INT4, pgtypes.INT8, pgtypes.OID})
+_DECIMALS = frozenset({pgtypes.FLOAT4, pgtypes.FLOAT8, pgtypes.NUMERIC})
+
+
+class JsonForms:
+    """Both forms of a value that came as JSON: to compute with, and to emit."""
+
+    def __init__(self, types: TypeCatalog) -> None:
+        """
+        Args:
+            types: Where the types of elements and attributes are looked up.
+        """
+        self._types = types
+
+    def of(self, described: PgType | None, value: Any, as_string: bool = False, depth: int = 0) -> tuple[Value, Value]:
+        """
+        The forms of one value.
+
+        Args:
+            described: Its type; None: the value says all there is.
+            value: Read by `load_exactly`.
+            as_string: Whether numeric is read as its digits.
+            depth: How far inside other values it stands.
+
+        Raises:
+            ValueError: It is no value of that type.
+        """
         if value is None:
             return None, None
         if described is None:
@@ -296,33 +347,26 @@ class ChangeReader:
             element = self._types.resolve(described.element)
             array = described
             pairs = [
-                self._forms(array if isinstance(item, list) else element, item, as_string, depth + 1) for item in value
+                self.of(array if isinstance(item, list) else element, item, as_string, depth + 1) for item in value
             ]
             return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         if described.kind is PgTypeKind.COMPOSITE and isinstance(value, dict):
             known = dict(described.attributes)
             both = {
-                name: self._forms(
-                    self._types.resolve(known[name]) if name in known else None, item, as_string, depth + 1
-                )
+                name: self.of(self._types.resolve(known[name]) if name in known else None, item, as_string, depth + 1)
                 for name, item in value.items()
             }
             return {name: pair[0] for name, pair in both.items()}, {name: pair[1] for name, pair in both.items()}
         if described.oid in (pgtypes.JSON, pgtypes.JSONB):
             return _plain(value), _exact(value)
-        text = _postgres_text(described, value)
+        text = postgres_text(described, value)
         if text is None:  # a value of another shape than its type's: no guess
             return _plain(value), _exact(value)
         reads = codec(self._types, described.oid, numeric_as_string=as_string)
         return reads.cel(text), reads.exact(text)
 
 
-_MAX_NESTING = 32
-_NUMBERS = frozenset({pgtypes.INT2, pgtypes.INT4, pgtypes.INT8, pgtypes.OID})
-_DECIMALS = frozenset({pgtypes.FLOAT4, pgtypes.FLOAT8, pgtypes.NUMERIC})
-
-
-def _postgres_text(described: PgType, value: Any) -> str | None:
+def postgres_text(described: PgType, value: Any) -> str | None:
     """The text PostgreSQL would write for a JSON value of this type; None where it is not of that shape."""
     oid = described.oid
     if isinstance(value, bool):
@@ -344,20 +388,51 @@ def _postgres_text(described: PgType, value: Any) -> str | None:
             raise ValueError("bytea is neither base64 nor hex") from None
     if oid in (pgtypes.TIMESTAMP, pgtypes.TIMESTAMPTZ):
         return _timestamp_text(oid, value)
-    if oid in _DECIMALS or oid in _NUMBERS or oid == pgtypes.BOOL:
-        return value if oid in _DECIMALS else None
+    if oid in _NUMBERS or oid == pgtypes.BOOL:
+        # row_to_json writes an oid as a string.
+        return value if oid == pgtypes.OID and value.isdigit() else None
     return value
 
 
+_FAR = re.compile(
+    r"(?P<year>[0-9]{4,6})(?P<date>-[0-9]{2}-[0-9]{2})[T ](?P<time>[0-9:.]+)(?P<zone>[+-][0-9:]+)?(?P<era> BC)?"
+)
+_FRACTION = re.compile(r"\.[0-9]{1,6}")
+_CYCLE_YEARS = 400  # The Gregorian calendar repeats after them.
+
+
 def _timestamp_text(oid: int, value: str) -> str:
-    if value in ("infinity", "-infinity") or value.endswith(" BC"):
+    """The text of a timestamp in a session at UTC; as it came where it is none."""
+    if value in ("infinity", "-infinity"):
         return value
+    far = _FAR.fullmatch(value)
+    if far is not None and (far["era"] or len(far["year"]) > 4):
+        return _far_timestamp_text(oid, far)
     moment = _moment(value)
     if moment is None:
-        return value  # five-digit years and the like: as the wire has them, or refused
-    if oid == pgtypes.TIMESTAMP:
-        return moment.replace(tzinfo=None).isoformat(" ")
-    return moment.isoformat(" ").replace("+00:00", "+00")
+        return value
+    return _written(moment, value) + ("+00" if oid == pgtypes.TIMESTAMPTZ else "")
+
+
+def _written(moment: datetime, value: str) -> str:
+    """Date and time of a moment, with the fraction as `value` has it: the server writes no zeros at its end."""
+    fraction = _FRACTION.search(value)
+    return moment.replace(tzinfo=None, microsecond=0).isoformat(" ") + (fraction[0] if fraction else "")
+
+
+def _far_timestamp_text(oid: int, far: re.Match[str]) -> str:
+    """The text of a timestamp before our era or after the year 9999, which Python has no type for."""
+    year, text = int(far["year"]), f"{far['date']} {far['time']}"
+    zone = far["zone"] or ""
+    if oid == pgtypes.TIMESTAMPTZ and zone.strip("+-0:"):
+        year = 1 - year if far["era"] else year
+        shown = year % _CYCLE_YEARS + _CYCLE_YEARS
+        moment = _moment(f"{shown:04d}{text}{zone}")
+        if moment is not None:
+            year += moment.year - shown
+            text, zone = _written(moment, text)[4:], "+00"
+            return f"{1 - year:04d}{text}{zone} BC" if year < 1 else f"{year:04d}{text}{zone}"
+    return f"{far['year']}{text}{'+00' if zone else ''}{far['era'] or ''}"
 
 
 def _moment(text: str) -> datetime | None:

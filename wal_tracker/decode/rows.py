@@ -366,7 +366,7 @@ def _compile(reader: RowReader, op: str, columns: OpColumns, write: _Write) -> H
         source.add(2, f"item = direct({', '.join(['transaction', 'ordinal', *values])})")
         source.add(1, "except Exception: raise Doubt from None")
         source.add(1, f"counts[{reader.relation.name!r}] = ordinal + 1")
-        source.add(1, "if item is not None: out.append(item)")
+        source.add(1, "out.append(item)")
     else:
         _append_change(source, reader.relation, op, row)
     code = compile("\n".join(source.lines), f"<{op} of relation {reader.relation.relation_id}>", "exec")

@@ -12,6 +12,9 @@ from wal_tracker.model import Commit, Item, Message, Transaction
 
 CONTEXT_PREFIX = "wal_tracker.context"
 
+SWITCH_PREFIX = "wal_tracker.switch"
+"""A message with this prefix is in the transaction that divides two modes (`wal_tracker.source.switch`)."""
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

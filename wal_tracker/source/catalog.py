@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from wal_tracker.errors import SourceUnavailable
 from wal_tracker.model import Column, Relation, ReplicaIdentity
 from wal_tracker.pgtypes import PgType, PgTypeKind, TypeCatalog
 from wal_tracker.source.connection import Session, read_sql
@@ -29,7 +30,10 @@ class Table:
     """A table as the catalog describes it."""
 
     relation: Relation
-    """Its columns in order; ``is_key`` marks what the replica identity sends of an old row (FULL: all)."""
+    """
+    Its columns in order; ``is_key`` marks what the replica identity sends of an old row (FULL: all). A partitioned
+    table's identity is FULL when that of all its partitions is.
+    """
     kind: TableKind
     is_permanent: bool
     """Neither unlogged nor temporary: only permanent tables are in the WAL."""
@@ -44,6 +48,11 @@ class Table:
     """`pg_attribute.attnum` of each column."""
     leaves_without_identity: tuple[str, ...]
     """PARTITIONED: partitions that hold rows and have no usable replica identity."""
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether its rows are in partitions, each of which has a replica identity of its own."""
+        return self.kind is TableKind.PARTITIONED
 
     @property
     def is_publishable(self) -> bool:
@@ -115,15 +124,61 @@ def read_tables(session: Session) -> list[Table]:
     return [table for table in read_relations(session) if table.kind in (TableKind.TABLE, TableKind.PARTITIONED)]
 
 
-def describe(dsn: str) -> tuple[TypeCatalog, list[Table]]:
-    """
-    Types and tables of the database at `dsn`, over a connection of its own.
+class KeptCatalog:
+    """Types and tables of one database, read again only when they have changed. One thread."""
 
-    Raises:
-        SourceError: The server cannot be asked.
-    """
-    with Session(dsn) as session:
-        return TypeCatalog(read_types(session)), read_tables(session)
+    def __init__(self, dsn: str) -> None:
+        """
+        Args:
+            dsn: The database.
+        """
+        self.dsn = dsn
+        self._session: Session | None = None
+        self._version = ""
+        self._known: tuple[TypeCatalog, list[Table]] | None = None
+
+    def describe(self) -> tuple[TypeCatalog, list[Table]]:
+        """
+        Types and tables as they are now.
+
+        Raises:
+            SourceError: The server cannot be asked.
+        """
+        version = self._ask()
+        if self._known is None or version != self._version:
+            assert self._session is not None
+            self._known = TypeCatalog(read_types(self._session)), read_tables(self._session)
+            self._version = version
+        return self._known
+
+    def has_changed(self) -> bool:
+        """
+        Whether `describe` would say something else than the last time.
+
+        Raises:
+            SourceError: The server cannot be asked.
+        """
+        return self._ask() != self._version
+
+    def close(self) -> None:
+        """Disconnect. Idempotent."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _ask(self) -> str:
+        """The catalog's version; over a new connection where the one we had has gone."""
+        if self._session is not None:
+            try:
+                return self._read_version(self._session)
+            except SourceUnavailable:
+                self.close()
+        self._session = Session(self.dsn)
+        return self._read_version(self._session)
+
+    def _read_version(self, session: Session) -> str:
+        ((version,),) = session.rows(read_sql("queries/catalog_version.sql"), doing="asking whether tables changed")
+        return str(version)
 
 
 class LiveCatalog:

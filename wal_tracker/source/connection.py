@@ -295,6 +295,12 @@ def wait(
             while_waiting()
 
 
+_JSON_AS_TEXT = psycopg2.extensions.new_type((114,), "json as text", lambda text, _cursor: text)
+
+# A pooler in transaction mode would hand the setting on to whoever has the server's connection next.
+_SET_TIMEOUT = "select set_config('statement_timeout', %s, false) where pg_backend_pid() = %s"
+
+
 class Session:
     """
     An ordinary connection: every statement commits by itself and ends within a time, and errors are ours.
@@ -302,19 +308,22 @@ class Session:
     One thread. Usable as a context manager.
     """
 
-    def __init__(self, dsn: str, *, timeout_s: float = STATEMENT_TIMEOUT_S) -> None:
+    def __init__(self, dsn: str, *, timeout_s: float = STATEMENT_TIMEOUT_S, json_as_text: bool = False) -> None:
         """
         Connect.
 
         Args:
             dsn: The connection string.
             timeout_s: What a statement may take at most, if the call does not say otherwise.
+            json_as_text: Give columns of type json as they came.
 
         Raises:
             ConfigError: `dsn` is not a connection string.
             SourceError: What `classify` makes of the failure.
         """
         self._connection = open_connection(dsn)
+        if json_as_text:
+            psycopg2.extensions.register_type(_JSON_AS_TEXT, self._connection)
         self._timeout_s = timeout_s
         self._server_timeout_s = 0.0
 
@@ -323,6 +332,30 @@ class Session:
         """As ``server_version_num``: 180006 is 18.6."""
         version: int = self._connection.server_version
         return version
+
+    @property
+    def backend_pid(self) -> int:
+        """The server's process as it was told on connecting; behind a pooler another one than pg_backend_pid()."""
+        pid: int = self._connection.info.backend_pid
+        return pid
+
+    def wait_for_notice(self, timeout_s: float) -> bool:
+        """
+        Wait until the server says something nobody asked it for, such as a notification, and take that in.
+
+        Raises:
+            SourceError: It said that the connection ends.
+        """
+        connection = self._connection
+        with source_errors("waiting for the server"):
+            if not connection.notifies:
+                poller = select.poll()
+                poller.register(connection.fileno(), select.POLLIN)
+                if not poller.poll(timeout_s * 1000):
+                    return False
+                connection.poll()
+            connection.notifies.clear()
+        return True
 
     @property
     def descriptor(self) -> int:
@@ -352,7 +385,7 @@ class Session:
             cursor = self._connection.cursor()
             try:
                 if limit_s != self._server_timeout_s:
-                    cursor.execute("select set_config('statement_timeout', %s, false)", (str(int(limit_s * 1000)),))
+                    cursor.execute(_SET_TIMEOUT, (str(int(limit_s * 1000)), self.backend_pid))
                     wait(self._connection, doing=doing, timeout_s=_GRACE_S)
                     self._server_timeout_s = limit_s
                 cursor.execute(statement, values)

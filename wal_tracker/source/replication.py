@@ -29,6 +29,7 @@ from wal_tracker.model import Item
 from wal_tracker.source import slot
 from wal_tracker.source.connection import Session, SourceSettings, open_connection, read_sql, source_errors, wait
 from wal_tracker.source.copy_stream import CopyStream
+from wal_tracker.source.watch import TableWatch
 
 SESSION_OPTIONS = (
     "-c datestyle=ISO -c timezone=UTC -c intervalstyle=postgres -c extra_float_digits=1 -c bytea_output=hex"
@@ -69,14 +70,16 @@ class ReplicationSource:
     read from: PostgreSQL's checkpointer can wait for a client that does not read.
     """
 
-    def __init__(self, settings: SourceSettings, decoder: Decoder) -> None:
+    def __init__(self, settings: SourceSettings, decoder: Decoder, *, watch: TableWatch | None = None) -> None:
         """
         Args:
             settings: Which slot, where.
             decoder: For the slot's plugin; reset on every connect.
+            watch: Looks after the tracked tables, over the connection beside the stream.
         """
         self._settings = settings
         self._decoder = decoder
+        self._watch = watch
         self.last_read_bytes = 0
         """What the last `read` took from the wire."""
         self.identity: slot.ServerIdentity | None = None
@@ -229,6 +232,8 @@ class ReplicationSource:
             self._last_byte = time.monotonic()
             self._decode(messages, items)
         self._keep_status()
+        if self._watch is not None and self._side is not None:
+            self._watch.look(self._side)
         return items
 
     def confirm(self, lsn: LSN) -> None:

@@ -173,18 +173,34 @@ def check_start(
     return Start(confirmed_lsn, gap)
 
 
-def _check_identity(stored: StoredPosition, server: ServerIdentity) -> None:
-    if stored.system_identifier != server.system_identifier:
+def check_owner(stored_system: str, stored_database: str, system: str, database: str) -> None:
+    """
+    Hold whose positions are stored against whom we are connected to. Pure.
+
+    Args:
+        stored_system: The system identifier the state store has.
+        stored_database: The database the state store has.
+        system: The server's system identifier.
+        database: The database we are connected to.
+
+    Raises:
+        WrongServer: Not the same.
+    """
+    if stored_system != system:
         raise WrongServer(
-            f"the state belongs to the server with system identifier {stored.system_identifier}, and this one is "
-            f"{server.system_identifier}: another cluster, or one restored by dump. Point source.dsn at the right "
+            f"the state belongs to the server with system identifier {stored_system}, and this one is "
+            f"{system}: another cluster, or one restored by dump. Point source.dsn at the right "
             "server, or begin anew with another state file"
         )
-    if stored.database != server.database:
+    if stored_database != database:
         raise WrongServer(
-            f"the state belongs to database {stored.database!r}, and source.dsn names {server.database!r}; "
+            f"the state belongs to database {stored_database!r}, and source.dsn names {database!r}; "
             "use one state for each database"
         )
+
+
+def _check_identity(stored: StoredPosition, server: ServerIdentity) -> None:
+    check_owner(stored.system_identifier, stored.database, server.system_identifier, server.database)
     seen = max(stored.lsn, stored.furthest)
     if seen > server.current_lsn:
         if server.in_recovery:
@@ -350,7 +366,7 @@ def create(settings: SourceSettings, *, failover: bool = False, timeout_s: float
             )
         except BaseException:
             if not existed:
-                _drop_orphan(settings)
+                drop_orphan(settings)
             raise
     return LSN.parse(lsn)
 
@@ -422,7 +438,7 @@ class StandbySnapshots:
             self._session.close()
 
 
-def _drop_orphan(settings: SourceSettings) -> None:
+def drop_orphan(settings: SourceSettings) -> None:
     """
     Drop the slot that a call of ours which gave up may have left.
 
