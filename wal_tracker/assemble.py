@@ -7,7 +7,8 @@ The composition root: the only file that turns a configuration into objects that
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -16,24 +17,38 @@ from wal_tracker.channels import Channel
 from wal_tracker.config.model import Config, DestinationConfig
 from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
+from wal_tracker.decode.outbox import OutboxDecoder
 from wal_tracker.decode.pgoutput import PgOutput
 from wal_tracker.delivery import Delivery, DeliverySettings
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
-from wal_tracker.errors import ConfigError, PluginError, PreflightFailed, SlotLost
+from wal_tracker.errors import (
+    ConfigError,
+    OutboxInUse,
+    PluginError,
+    PreflightFailed,
+    SlotLost,
+    SourceError,
+    SourceRefused,
+)
+from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Column, Relation
 from wal_tracker.pgtypes import TypeCatalog
-from wal_tracker.pipeline import Pipeline
+from wal_tracker.pipeline import Pipeline, Source, Stats
 from wal_tracker.replay import deliver_letters
 from wal_tracker.rules.check import Problem, check
 from wal_tracker.rules.engine import RuleSet
-from wal_tracker.source import catalog, setup
+from wal_tracker.secret import Secret
+from wal_tracker.source import catalog, setup, switch
 from wal_tracker.source import slot as slots
-from wal_tracker.source.connection import Session, SourceSettings
+from wal_tracker.source.connection import Session, SourceSettings, read_sql
+from wal_tracker.source.outbox import CapturedTables, CaptureFailure, OutboxSource
 from wal_tracker.source.replication import ReplicationSource
+from wal_tracker.source.switch import Switch
+from wal_tracker.source.watch import TableWatch
 from wal_tracker.state import open_state
-from wal_tracker.state.base import Gap, SourceIdentity, StateStore
+from wal_tracker.state.base import OUTBOX, Gap, SourceIdentity, StateStore
 
 logger = logging.getLogger("wal_tracker.assemble")
 
@@ -55,6 +70,21 @@ def build_decoder(config: Config, types: TypeCatalog, wanted: WantedFor) -> Deco
     from wal_tracker.decode.wal2json import Wal2Json
 
     return Wal2Json(wanted_with_types, types, numeric_as_string=as_string, describe=live.describe)
+
+
+def build_outbox_source(
+    config: Config,
+    settings: SourceSettings,
+    types: TypeCatalog,
+    wanted: WantedFor,
+    *,
+    visible_in: str | None,
+    on_capture_failures: Callable[[list[CaptureFailure]], None],
+) -> OutboxSource:
+    """The source of trigger mode."""
+    tables = CapturedTables(settings.dsn, types)
+    decoder = OutboxDecoder(wanted, types, describe=tables.read, numeric_as_string=numeric_as_string(config))
+    return OutboxSource(settings, decoder, visible_in=visible_in, on_capture_failures=on_capture_failures)
 
 
 def numeric_as_string(config: Config) -> Callable[[Relation, Column], bool]:
@@ -182,13 +212,15 @@ def refuse(problems: list[Problem]) -> None:
 
 class Run:
     """
-    The main job, ready to go: ``with Run(config) as job: job.pipeline.run()``.
+    The main job, ready to go: ``with Run(config) as job: job.run()``.
 
     Entering checks the configuration against the database, takes the state store for this process alone, and decides
-    where reading begins. Leaving closes everything.
+    where reading begins. Leaving closes everything. Where a change of mode is under way (`wal_tracker.source.switch`)
+    the old side is read to its end first: one pipeline after the other, each with its own source.
     """
 
     pipeline: Pipeline
+    """The one that runs now, or is about to."""
     state: StateStore
 
     def __init__(
@@ -202,15 +234,25 @@ class Run:
         """
         Args:
             config: The configuration.
-            apply_first: Make publication and slot where they are missing.
-            until_caught_up: The pipeline ends when everything committed by now is delivered.
-            destinations: Take these instead of what the configuration names.
+            apply_first: Make what the mode needs where it is missing.
+            until_caught_up: `run` ends when everything committed by now is delivered.
+            destinations: Take these instead of what the configuration names; each is opened and closed once for every
+                pipeline.
         """
         self._config = config
         self._apply_first = apply_first
         self._until_caught_up = until_caught_up
         self._given = destinations
         self._stack = ExitStack()
+        self._source = ExitStack()
+        self._types = TypeCatalog()
+        self._draining: Switch | None = None
+        self._over: list[Stats] = []
+        self._names: list[str] = []
+        self._stopping = False
+        desired = setup.desired(config)
+        self._tables = desired.tables
+        self._settings = desired.settings
 
     def __enter__(self) -> Run:
         with ExitStack() as stack:
@@ -223,49 +265,321 @@ class Run:
     ) -> None:
         self._stack.close()
 
+    def run(self) -> None:
+        """
+        Run the pipeline, and after a change of mode the next one, until stopped or caught up.
+
+        Raises:
+            WalTrackerError: Something only a person can mend; what is durable by then has been stored.
+        """
+        while not self._stopping:
+            self.pipeline.run()
+            if self._stopping or not self.pipeline.is_complete:
+                return
+            if self._draining is None:
+                if self.pipeline.has_ended:
+                    raise SourceRefused(_CHANGED_UNDER_US.format("trigger", "wal"))
+                return
+            hit("switch_drained")
+            self._over.append(self.pipeline.stats)
+            self._patiently(self._next_side)
+
+    def stop(self) -> None:
+        """Ask `run` to drain and return. Safe from a signal handler and from any thread."""
+        self._stopping = True
+        self.pipeline.stop()
+
+    @property
+    def stats(self) -> Stats:
+        """What went through since the start, in all pipelines."""
+        total = replace(self.pipeline.stats)
+        for stats in self._over:
+            if stats is not self.pipeline.stats:
+                total.add(stats)
+        return total
+
     def _open(self, stack: ExitStack) -> None:
-        config = self._config
-        sinks = Sinks(config, self._given)
+        config, settings = self._config, self._settings
+        # Options that are wrong are found before anything is touched.
+        self._names = Sinks(config, self._given).names
         self.state = state = open_state(config.state)
         stack.callback(state.close)
         stack.enter_context(state.exclusive())
-        settings = setup.desired(config).settings
-        types = TypeCatalog()
+        stack.callback(lambda: self._source.close())
         with Session(settings.dsn) as session:
-            types.add(catalog.read_types(session))
-            refuse(check(config, types, catalog.read_tables(session)))
-            if self._apply_first:
-                for statement in setup.apply(setup.desired(config)):
-                    logger.info("executed", extra={"statement": statement})
-            server = slots.identify(settings)
+            self._types.add(catalog.read_types(session))
+            refuse(check(config, self._types, catalog.read_tables(session)))
+        if self._apply_first:
+            for statement in setup.apply(setup.desired(config)):
+                logger.info("executed", extra={"statement": statement})
+        self._choose()
+
+    # Which side ----------------------------------------------------------------------------------
+
+    def _choose(self) -> None:
+        """
+        Make the pipeline that is due, by what the database and the state store say: nothing else is remembered.
+
+        Raises:
+            PreflightFailed: The database is set up for the other mode, or for none.
+        """
+        mode = self._config.source.mode
+        self._draining = None
+        with Session(self._primary_dsn) as primary:
+            found = switch.read_switch(primary)
+            if found is not None and found.to_mode != mode:
+                raise PreflightFailed([switch.under_way(found)])
+            triggers = switch.capture_triggers(primary)
+            if mode == "trigger":
+                captured = {name for name, found_there in triggers.items() if found_there >= switch.CAPTURE_TRIGGERS}
+                self._refuse_uncaptured(primary, captured)
+            elif triggers:
+                listed = ", ".join(f"{schema}.{table}" for schema, table in triggers)
+                raise PreflightFailed([_STILL_CAPTURED.format(listed)])
+            if found is not None and self._is_over(found):
+                self._finish(found, primary)
+                found = None
+        if found is not None:
+            logger.info(
+                "a change of mode is under way: reading what is left of the other side", extra={"to": found.to_mode}
+            )
+            self._draining = found
+        if mode == "trigger" and found is None:
+            self._warn_of_stale_capture()
+            self._read_outbox()
+        elif mode == "trigger":
+            self._read_wal(drain=found)
+        elif found is None:
+            self._read_wal()
+        else:
+            self._read_outbox(drain=found)
+
+    def _next_side(self) -> None:
+        """The old side is durable everywhere: positions become those of the new one, and it begins."""
+        found = self._draining
+        if found is not None:
+            self._source.close()
+            self._rebase(found)
+        self._choose()
+
+    def _is_over(self, found: Switch) -> bool:
+        """Whether everything of the old side is durable everywhere, and the state store counts as the new one does."""
+        known, positions = self.state.identity(), self._positions(self._names)
+        if found.to_mode == "trigger" and not self._has_slot(found):
+            if known is None or known.slot != OUTBOX:
+                self._record_lost_slot(min(positions, default=LSN(0)), found.lsn, found)
+                self._rebase(found)
+            return True
+        if known is None or not positions or found.lsn is None:
+            return False
+        if found.to_mode == "wal":
+            return known.slot == self._slot_settings(found).slot and min(positions) >= found.lsn
+        if known.slot != OUTBOX and min(positions) >= found.lsn:
+            # The other side was read to its end, and we were ended before this could be noted.
+            self._rebase(found)
+            return True
+        return known.slot == OUTBOX
+
+    def _rebase(self, found: Switch) -> None:
+        """Let the state store count as the new side does."""
+        if found.to_mode == "trigger":
+            # The outbox gives positions beyond every one the WAL has had.
+            self.state.rebase(self._outbox_identity(), max(self._positions([]), default=LSN(0)))
+            hit("switch_rebased")
+            return
+        settings = self._slot_settings(found)
+        server = slots.identify(settings)
+        if self._has_slot(found):
+            lsn = found.lsn or self._end_of_outbox_in_wal(settings, found)
+        else:
+            lsn = found.lsn or server.current_lsn
+            self._record_lost_slot(lsn, None, found)
+            switch.note_end(settings, lsn)
+        identity = SourceIdentity(server.system_identifier, server.timeline, server.database, settings.slot)
+        self.state.rebase(identity, lsn)
+        hit("switch_rebased")
+
+    def _end_of_outbox_in_wal(self, settings: SourceSettings, found: Switch) -> LSN:
+        """Where the dividing transaction ends; noted."""
+        decoder = build_decoder(self._config, self._types, lambda _: None)
+        end_lsn = switch.find_end(settings, ReplicationSource(settings, decoder), found)
+        if end_lsn is None:
+            raise SourceRefused(
+                f"slot {settings.slot!r} was advanced, or made anew, while the mode was being changed: it no longer "
+                f"has the place where it is to begin (transaction {found.xid}). `wal_tracker drop --slot-only --yes` "
+                "gives it up, `wal_tracker run` then ends the change, and `wal_tracker apply` makes a new one; reload "
+                "from the tables what was committed since the change began"
+            )
+        switch.note_end(settings, end_lsn)
+        return end_lsn
+
+    def _record_lost_slot(self, from_lsn: LSN, to_lsn: LSN | None, found: Switch) -> None:
+        """The slot was dropped before the change of mode was done with it: a gap, and no reason to stand still."""
+        detail = f"slot {self._slot_settings(found).slot!r} was dropped while the mode was being changed"
+        self.state.record_gap(Gap(from_lsn, to_lsn, "slot_lost", detail))
+        logger.warning("gap: changes were not delivered", extra={"detail": detail})
+
+    def _finish(self, found: Switch, primary: Session) -> None:
+        """End a change of mode whose old side is done with."""
+        if found.to_mode == "wal":
+            done = switch.finish_to_wal(primary)
+        else:
+            done = switch.finish_to_trigger(self._slot_settings(found), primary)
+        for statement in done:
+            logger.info("executed", extra={"statement": statement})
+        logger.info("the change of mode is done", extra={"mode": found.to_mode})
+
+    def _patiently(self, work: Callable[[], None]) -> None:
+        """Do something between two pipelines, however often the server is away meanwhile."""
+        attempts = 0
+        while not self._stopping:
+            try:
+                return work()
+            except SourceError as error:
+                if not error.retryable:
+                    raise
+                attempts += 1
+                logger.warning("the change of mode waits", extra={"reason": str(error), "attempt": attempts})
+                time.sleep(min(5.0, 0.2 * 2 ** min(attempts, 5)))
+
+    def _refuse_uncaptured(self, primary: Session, captured: Collection[tuple[str, str]]) -> None:
+        """
+        Raises:
+            PreflightFailed: The outbox or a trigger is missing.
+        """
+        ignored = {name for name, columns in self._config.ignore.items() if columns == "*"}
+        findings = [
+            f"{schema}.{table} has no capture trigger"
+            for schema, table in self._tables
+            if (schema, table) not in captured and (schema, table) not in ignored
+        ]
+        if not switch.has_outbox(primary):
+            findings.insert(0, "there is no outbox")
+        if findings:
+            raise PreflightFailed(
+                findings, remedy="`wal_tracker apply` (or `wal_tracker run --apply`) makes what is missing"
+            )
+
+    def _warn_of_stale_capture(self) -> None:
+        """
+        Say so where `apply` would change something. No reason to refuse: a change of a table's columns is enough for
+        it, and what is ignored is dropped on arrival in any case.
+        """
+        due = [step.change or step.why for step in setup.plan(setup.desired(self._config)).steps]
+        if due:
+            logger.warning(
+                "what captures changes is not as this configuration wants it: `wal_tracker apply` mends it",
+                extra={"due": "; ".join(due[:5])},
+            )
+
+    # Pipelines -----------------------------------------------------------------------------------
+
+    @property
+    def _primary_dsn(self) -> Secret:
+        return self._settings.primary_dsn or self._settings.dsn
+
+    def _slot_settings(self, found: Switch | None) -> SourceSettings:
+        """The settings with the slot of a change of mode, whatever is configured by now."""
+        return replace(self._settings, slot=found.slot) if found is not None and found.slot else self._settings
+
+    def _has_slot(self, found: Switch) -> bool:
+        with Session(self._settings.dsn) as session:
+            return slots.read_status(session, self._slot_settings(found).slot) is not None
+
+    def _outbox_identity(self) -> SourceIdentity:
+        """The server as trigger mode knows it: beside a replica, its primary."""
+        with Session(self._primary_dsn) as session:
+            ((system_identifier, timeline, database),) = session.rows(
+                read_sql("queries/identify.sql"), doing="identifying the server"
+            )
+        return SourceIdentity(system_identifier, timeline, database, OUTBOX)
+
+    def _positions(self, names: Collection[str]) -> list[LSN]:
+        """How far the destinations are, without those that are not configured any more: they hold nobody back."""
+        cursors = self.state.cursors()
+        return [cursors[name].lsn for name in names if name in cursors] or [cursor.lsn for cursor in cursors.values()]
+
+    def _read_wal(self, drain: Switch | None = None) -> None:
+        settings, sinks = self._slot_settings(drain), Sinks(self._config, self._given)
+        server = slots.identify(settings)
+        with Session(settings.dsn) as session:
             status = slots.read_status(session, settings.slot)
-            until = slots.end_of_commits(session) if self._until_caught_up else None
-        position = self._begin_at(settings, server, status, sinks)
-        rules = RuleSet(config, types, system_identifier=server.system_identifier, mode="wal")
-        source = ReplicationSource(settings, build_decoder(config, types, rules.wanted_events))
-        stack.callback(source.close)
+            until = slots.end_of_commits(session) if self._until_caught_up and drain is None else None
+        position = self._begin_at(settings, server, status)
+        rules = RuleSet(self._config, self._types, system_identifier=server.system_identifier, mode="wal")
+        watch = TableWatch(
+            self._tables,
+            settings.publication if self._config.source.plugin == "pgoutput" else None,
+            {name: columns for name, columns in self._config.ignore.items() if columns != "*"},
+        )
+        source = ReplicationSource(settings, build_decoder(self._config, self._types, rules.wanted), watch=watch)
+        self._source.callback(source.close)
+        self._make_pipeline(source, rules, sinks, position, until=until, ending=switch.Marker(settings))
+
+    def _read_outbox(self, drain: Switch | None = None) -> None:
+        settings, sinks = replace(self._settings, dsn=self._primary_dsn), Sinks(self._config, self._given)
+        identity = self._outbox_identity()
+        position = self._begin_outbox_at(identity)
+        rules = RuleSet(self._config, self._types, system_identifier=identity.system_identifier, mode="trigger")
+        source = build_outbox_source(
+            self._config,
+            settings,
+            self._types,
+            rules.wanted,
+            visible_in=drain.snapshot if drain is not None else None,
+            on_capture_failures=self._record_capture_failures,
+        )
+        self._source.callback(source.close)
+        until = self._end_of_outbox(source) if self._until_caught_up or drain is not None else None
+        self._make_pipeline(source, rules, sinks, position, until=until)
+
+    def _end_of_outbox(self, source: OutboxSource) -> LSN:
+        """Up to where the outbox is to be read; a process that was killed holds it for some seconds more."""
+        told = False
+        while True:
+            try:
+                return source.end_of_commits()
+            except OutboxInUse as error:
+                if self._stopping:
+                    return LSN(0)
+                if not told:
+                    logger.warning("waiting for the outbox", extra={"reason": str(error)})
+                told = True
+                time.sleep(0.5)
+
+    def _make_pipeline(
+        self,
+        source: Source,
+        rules: RuleSet,
+        sinks: Sinks,
+        position: LSN,
+        *,
+        until: LSN | None,
+        ending: switch.Marker | None = None,
+    ) -> None:
         self.pipeline = Pipeline(
             source,
             rules,
-            sinks.channels(state, position),
-            state,
-            config.delivery,
+            sinks.channels(self.state, position),
+            self.state,
+            self._config.delivery,
             position=position,
             until=until,
-            reader=build_reader(config, types),
+            reader=build_reader(self._config, self._types),
+            ending=ending,
         )
 
     def _begin_at(
-        self, settings: SourceSettings, server: slots.ServerIdentity, status: slots.SlotStatus | None, sinks: Sinks
+        self, settings: SourceSettings, server: slots.ServerIdentity, status: slots.SlotStatus | None
     ) -> LSN:
         """Hold our own position against the slot; record a gap where the slot is ahead of it."""
         state, known = self.state, self.state.identity()
-        cursors = state.cursors()
-        # A destination that was taken out of the configuration holds nobody back.
-        concerned = [cursors[name] for name in sinks.names if name in cursors] or list(cursors.values())
+        positions = self._positions(self._names)
+        if known is not None and known.slot == OUTBOX and status is not None and status.confirmed_flush_lsn is not None:
+            self._begin_anew(replace(known, slot=settings.slot), status.confirmed_flush_lsn, positions)
+            known, positions = state.identity(), self._positions(self._names)
         stored = None
-        if known is not None and concerned:
-            positions = [cursor.lsn for cursor in concerned]
+        if known is not None and positions:
             stored = slots.StoredPosition(
                 min(positions), known.system_identifier, known.timeline, known.database, furthest=max(positions)
             )
@@ -282,6 +596,51 @@ class Run:
             SourceIdentity(server.system_identifier, server.timeline, server.database, settings.slot)
         )
         return start.lsn
+
+    def _begin_outbox_at(self, identity: SourceIdentity) -> LSN:
+        """
+        The position of the outbox everything is durable up to; 0 in a new state.
+
+        Raises:
+            WrongServer: The state belongs to another server or database.
+        """
+        known, positions = self.state.identity(), self._positions(self._names)
+        if known is not None:
+            slots.check_owner(known.system_identifier, known.database, identity.system_identifier, identity.database)
+            if known.slot != OUTBOX and positions:
+                self._begin_anew(identity, max(positions), positions)
+        self.state.set_identity(identity)
+        return min(self._positions(self._names), default=LSN(0))
+
+    def _begin_anew(self, identity: SourceIdentity, lsn: LSN, positions: list[LSN]) -> None:
+        """The positions are those of the other mode, and it was not `apply` that changed it: who knows what is lost."""
+        if not positions:
+            return
+        detail = "the mode was changed by hand: what was committed between the last change read and this was not read"
+        self.state.record_gap(Gap(min(positions), None, "mode_changed", detail))
+        logger.warning("gap: changes were not delivered", extra={"detail": detail})
+        self.state.rebase(identity, lsn)
+
+    def _record_capture_failures(self, failures: list[CaptureFailure]) -> None:
+        """Put on record what the capture functions could not capture; the same words, so that it is there once."""
+        for failure in failures:
+            detail = (
+                f"{failure.table}: {failure.count} {failure.op} in transaction {failure.xid} at {failure.at} could not "
+                f"be captured (SQLSTATE {failure.sqlstate})"
+            )
+            self.state.record_gap(Gap(LSN(0), None, "capture_failed", detail))
+            logger.warning("gap: changes were not captured", extra={"detail": detail})
+
+
+_STILL_CAPTURED = (
+    "the triggers of trigger mode are still there ({}): `wal_tracker apply` with mode wal (or `wal_tracker run "
+    "--apply`) makes the slot and then takes them away; until it has, `wal_tracker run --mode=trigger` goes on"
+)
+
+_CHANGED_UNDER_US = (
+    "the mode was changed to {0} while this ran in mode {1}, and everything before the change is delivered; "
+    "`wal_tracker run --mode={0}` (source.mode: {0}) goes on"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +662,7 @@ def replay_dead_letters(config: Config, state: StateStore) -> ReplayResult:
     with state.exclusive():
         known = state.identity()
         types = TypeCatalog()
-        rules = RuleSet(config, types, system_identifier=known.system_identifier if known else "", mode="wal")
+        mode = "trigger" if known is not None and known.slot == OUTBOX else "wal"
+        rules = RuleSet(config, types, system_identifier=known.system_identifier if known else "", mode=mode)
         channels = Sinks(config).channels(state, LSN(0))
         return ReplayResult(*deliver_letters(state, rules, build_reader(config, types), channels, config.delivery))

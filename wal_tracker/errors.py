@@ -11,6 +11,7 @@ The whole error tree.
     ├── SourceError                     exit 1
     │   ├── SourceUnavailable           retryable
     │   ├── SlotInUse                   retryable
+    │   │   └── OutboxInUse
     │   ├── SlotNotFound                exit 3
     │   ├── PublicationNotFound         exit 3
     │   ├── SlotLost
@@ -109,6 +110,14 @@ class SlotInUse(SourceError):
     def __init__(self, *, slot: str, detail: str) -> None:
         super().__init__(f"replication slot {slot!r} is in use: {detail}; waiting for it")
         self.slot = slot
+
+
+class OutboxInUse(SlotInUse):
+    """Another process reads the outbox; it is ours once that one has let go, or not been heard of for a while."""
+
+    def __init__(self, *, holder: str) -> None:
+        SourceError.__init__(self, f"the outbox is read by {holder}; waiting for it")
+        self.holder = holder
 
 
 class SlotNotFound(SourceError):

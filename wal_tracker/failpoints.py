@@ -21,6 +21,18 @@ NAMES = (
     "after_destination_before_state",
     "after_state_before_confirm",
 )
+"""In the loop; every run passes them."""
+
+SWITCH_NAMES = (
+    "switch_slot_made",
+    "switch_boundary_stored",
+    "switch_marker_read",
+    "switch_drained",
+    "switch_rebased",
+    "switch_slot_dropped",
+    "switch_finished",
+)
+"""In a change of mode."""
 
 
 class InjectedFault(RuntimeError):
@@ -32,8 +44,9 @@ def _parse(text: str) -> dict[str, tuple[str, int]]:
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, rest = item.partition("=")
         action, _, passage = rest.partition("@")
-        if name not in NAMES or action not in ("raise", "kill", "hang"):
-            raise ValueError(f"WAL_TRACKER_FAILPOINTS: cannot read {item!r} (names: {', '.join(NAMES)})")
+        names = (*NAMES, *SWITCH_NAMES)
+        if name not in names or action not in ("raise", "kill", "hang"):
+            raise ValueError(f"WAL_TRACKER_FAILPOINTS: cannot read {item!r} (names: {', '.join(names)})")
         armed[name] = (action, int(passage or 1))
     return armed
 

@@ -297,6 +297,15 @@ class RowEvent(Event):
     """The compiled rule that made it, which knows where it goes."""
 
 
+class NoEvent:
+    """A change of which nothing came while its row was being decoded; stands in its place, as `RowEvent` does."""
+
+    __slots__ = ("transaction",)
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.transaction = transaction
+
+
 class RawChange:
     """A change as it is, for `raw_db_event_destinations`; looks like an `Event` to a destination."""
 
@@ -335,5 +344,5 @@ class RawChange:
 
 Deliverable = Union[Event, RawChange]
 
-Item = Union[Change, Message, Commit, RowEvent]
+Item = Union[Change, Message, Commit, RowEvent, NoEvent]
 """What a source yields, in commit order: the changes and messages of a transaction, then its commit."""

@@ -28,11 +28,12 @@ from wal_tracker.channels import Channel, Router
 from wal_tracker.checkpoint import Checkpoint
 from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.decode.changes import ChangeReader
+from wal_tracker.decode.transactions import SWITCH_PREFIX
 from wal_tracker.destinations.base import Mark
 from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Change, Commit, Event, Item, Message, RowEvent, Transaction
+from wal_tracker.model import Change, Commit, Event, Item, Message, NoEvent, RowEvent, Transaction
 from wal_tracker.replay import Replay
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
@@ -100,19 +101,40 @@ class Source(Protocol):
         ...
 
 
+class Ending(Protocol):
+    """Knows the transaction after which a stream is not ours any more: the one that changed the mode."""
+
+    def is_last(self, message: Message) -> bool:
+        """Whether the transaction of this message, whose prefix is `SWITCH_PREFIX`, is that one."""
+        ...
+
+    def reached(self, end_lsn: LSN) -> None:
+        """Keep where it ends; called before any position can pass it."""
+        ...
+
+
 @dataclass(slots=True)
 class Stats:
     """What went through since the start."""
 
     transactions: int = 0
     changes: int = 0
-    """Of these transactions: rows of tracked tables, and messages; whether or not a rule looks at them."""
     events: int = 0
     rule_errors: int = 0
     reconnects: int = 0
     stalls: int = 0
     skipped_transactions: int = 0
     confirmed_lsn: LSN = LSN(0)
+
+    def add(self, other: Stats) -> None:
+        """Count what went through another pipeline, too; the position stays this one's."""
+        self.transactions += other.transactions
+        self.changes += other.changes
+        self.events += other.events
+        self.rule_errors += other.rule_errors
+        self.reconnects += other.reconnects
+        self.stalls += other.stalls
+        self.skipped_transactions += other.skipped_transactions
 
 
 class Pipeline:
@@ -129,6 +151,7 @@ class Pipeline:
         position: LSN,
         until: LSN | None = None,
         reader: ChangeReader | None = None,
+        ending: Ending | None = None,
     ) -> None:
         """
         Args:
@@ -140,6 +163,7 @@ class Pipeline:
             position: Up to where everything is durable at every destination.
             until: Stop once everything up to here is durable; None: run until stopped.
             reader: Reads stored changes; with it, dead letters that are marked for it are delivered on the way.
+            ending: Knows the last transaction that is ours; `run` returns once it is durable everywhere.
         """
         self._source = source
         self._rules = rules
@@ -148,6 +172,9 @@ class Pipeline:
         self._state = state
         self._settings = settings
         self._until = until
+        self._ending = ending
+        self._last_commit_lsn = LSN(0)
+        self._has_ended = False
         self.stats = Stats(confirmed_lsn=position)
         self._checkpoint = Checkpoint({channel.config.name: channel.start for channel in channels})
         self._handed = position
@@ -171,6 +198,16 @@ class Pipeline:
         """Ask the loop to drain and return. Safe from a signal handler and from any thread."""
         self._stopping = True
         self._wake.put(None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything up to `until`, or of `ending`, is durable everywhere."""
+        return self._until is not None and self._checkpoint.low_water >= self._until
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last transaction that is ours has been read."""
+        return self._has_ended
 
     # The loop ------------------------------------------------------------------------------------
 
@@ -223,6 +260,9 @@ class Pipeline:
         failures, connected_at, unanswered = 0, 0.0, False
         last: type[SourceError] | None = None
         while not self._finished():
+            if self._has_ended:
+                self._wait(self._settings.checkpoint_interval_s)
+                continue
             try:
                 begins = self._source.connect(self._checkpoint.low_water)
                 self._connected = True
@@ -268,6 +308,10 @@ class Pipeline:
                 hit("after_decode")
                 self._process(items)
                 self._hand_on(self._source.last_read_bytes / len(items))
+                if self._has_ended:
+                    # What is still to be delivered may take long, and a socket we hold is a socket we read.
+                    self._disconnect()
+                    return
             else:
                 self._idle()
             if self._transaction is None and not self._partial_items:
@@ -299,7 +343,7 @@ class Pipeline:
     def _process(self, items: list[Item]) -> None:
         """Evaluate a burst; events end up in the channels' pending lists, failures in `_failures`."""
         transaction = self._transaction
-        events = 0
+        changes = events = 0
         for item in items:
             if item.transaction is not transaction:
                 transaction = self._transaction = item.transaction
@@ -307,6 +351,8 @@ class Pipeline:
             if isinstance(item, Commit):
                 self._commit(item.transaction)
                 transaction = self._transaction = None
+                if self._has_ended:
+                    break
                 continue
             if self._passing_over:
                 continue
@@ -314,12 +360,15 @@ class Pipeline:
                 self._skip_items -= 1
                 continue
             self._partial_items += 1
+            changes += 1
             if isinstance(item, RowEvent):
                 events += 1
                 name = item.name
                 for channel in item.rule.targets.get(name) or self._router.of_rule(item.rule, name):
                     if transaction.commit_lsn >= channel.start:
                         channel.pending.append(item)
+                continue
+            if isinstance(item, NoEvent):
                 continue
             if isinstance(item, Message):
                 self._message(item)
@@ -341,6 +390,7 @@ class Pipeline:
                             channel.pending.append(event)
             if plan.raw:
                 self._send_raw(item)
+        self.stats.changes += changes
         self.stats.events += events
 
     def _begin(self, transaction: Transaction) -> None:
@@ -362,12 +412,19 @@ class Pipeline:
             # Nothing is forgotten of one that was cut: it comes after those that were whole.
             self._passing_over = False
             return
+        if transaction.commit_lsn == self._last_commit_lsn:
+            self._end(transaction.end_lsn)
         self._partial_items = 0
         self.stats.transactions += 1
-        self.stats.changes += sum(transaction.counts.values())
         self._handed = transaction.end_lsn
         for channel in self._channels:
             channel.boundary = len(channel.pending)
+
+    def _end(self, end_lsn: LSN) -> None:
+        """The last transaction that is ours ends here; what comes after it is read by another source."""
+        assert self._ending is not None
+        self._ending.reached(end_lsn)
+        self._until, self._has_ended = end_lsn, True
 
     def _truncated(self, change: Change) -> None:
         """Rows went without a change for each: on record, whatever the rules make of it."""
@@ -377,6 +434,11 @@ class Pipeline:
 
     def _message(self, message: Message) -> None:
         if message.prefix == HEARTBEAT_PREFIX:
+            return
+        if message.prefix == SWITCH_PREFIX:
+            if self._ending is not None and message.transactional and self._ending.is_last(message):
+                # Not the transaction itself: a stream that breaks here brings it again as another object.
+                self._last_commit_lsn = LSN(message.transaction.commit_lsn)
             return
         if message.prefix == EVENT_PREFIX:
             try:
@@ -524,7 +586,7 @@ class Pipeline:
     # Waiting and leaving -------------------------------------------------------------------------
 
     def _finished(self) -> bool:
-        return self._stopping or (self._until is not None and self._checkpoint.low_water >= self._until)
+        return self._stopping or self.is_complete
 
     def _is_full(self, *, half: bool = False) -> bool:
         bound = self._settings.max_queue_bytes // (2 if half else 1)

@@ -138,7 +138,7 @@ class Replay:
                     return rule.make(message), rule
         else:
             change = self._reader.read(letter.payload)
-            self._rules.wanted(change.relation)
+            self._rules.wanted(change.relation, is_recorded=True)
             plan = change.relation.plan
             for rule in plan.rules[change.op] if plan is not None else ():
                 if rule.rule_id == letter.rule:

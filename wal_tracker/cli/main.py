@@ -18,9 +18,11 @@ from wal_tracker.errors import WalTrackerError
 # and `eval` do not pay for libraries they do not need.
 COMMANDS = {
     "demo": "demo",
+    "init": "init",
     "plan": "setup",
     "apply": "setup",
     "drop": "setup",
+    "create-role": "role",
     "validate": "validate",
     "eval": "evaluate",
     "run": "run",
@@ -30,7 +32,7 @@ COMMANDS = {
     "plugins": "plugins",
 }
 
-WITHOUT_CONFIGURATION = frozenset({"demo", "plugins"})
+WITHOUT_CONFIGURATION = frozenset({"demo", "init", "plugins"})
 
 
 class LazyGroup(click.Group):
@@ -43,7 +45,7 @@ class LazyGroup(click.Group):
         module = COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command = getattr(importlib.import_module(f"wal_tracker.cli.{module}"), f"{cmd_name}_command")
+        command = getattr(importlib.import_module(f"wal_tracker.cli.{module}"), f"{cmd_name.replace('-', '_')}_command")
         assert isinstance(command, click.Command)
         if cmd_name not in WITHOUT_CONFIGURATION:
             _take_config(command)
@@ -99,6 +101,7 @@ def cli(ctx: click.Context, config: Path | None, log_level: str, log_format: str
     \b
     Examples:
       wal_tracker demo                        see it work, on a throw-away PostgreSQL
+      wal_tracker init                        look at a database, draft a configuration
       wal_tracker validate                    is the configuration right?
       wal_tracker plan                        the SQL it needs, executed by `apply`
       wal_tracker run                         the main job

@@ -38,8 +38,8 @@ def refuse_mode(mode: str) -> None:
     Raises:
         ConfigError: This version has no such mode.
     """
-    if mode != "wal":
-        raise ConfigError(f"mode {mode!r} is not in this version yet; `wal` is", path="source.mode")
+    if mode not in ("wal", "trigger"):
+        raise ConfigError(f"mode {mode!r} is not in this version yet; `wal` and `trigger` are", path="source.mode")
 
 
 def refuse(found: Iterable[Problem]) -> None:

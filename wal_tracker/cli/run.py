@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -13,14 +14,16 @@ import click
 from wal_tracker import assemble
 from wal_tracker.cli import problems
 from wal_tracker.config.load import load
+from wal_tracker.config.model import Mode
 
 logger = logging.getLogger("wal_tracker.run")
 
 EXAMPLES = """
 \b
 Examples:
-  wal_tracker run                        read the slot until stopped
-  wal_tracker run --apply                first make publication and slot where they are missing
+  wal_tracker run                        read changes until stopped
+  wal_tracker run --apply                first make what is missing: publication and slot, or outbox and triggers
+  wal_tracker run --mode=wal             after `apply` has changed the mode: finish the change, then go on
   wal_tracker run --until-caught-up      deliver what is committed by now, then leave with 0
 
 SIGTERM (or Ctrl-C) stops reading, delivers what is held, confirms, and leaves within
@@ -31,20 +34,21 @@ not confirmed comes again.
 
 @click.command("run", epilog=EXAMPLES)
 @click.option("--mode", type=click.Choice(["wal", "trigger", "kafka"]), help="Overrides source.mode.")
-@click.option("--apply", "apply_first", is_flag=True, help="Make the publication and the slot where they are missing.")
+@click.option("--apply", "apply_first", is_flag=True, help="Make what the mode needs where it is missing.")
 @click.option("--until-caught-up", is_flag=True, help="Deliver everything committed before the start, then exit 0.")
 @click.pass_obj
-def run_command(config_path: Path | None, mode: str | None, apply_first: bool, until_caught_up: bool) -> None:
+def run_command(config_path: Path | None, mode: Mode | None, apply_first: bool, until_caught_up: bool) -> None:
     """Read row changes, run the rules, deliver the events."""
     config = load(config_path, os.environ)
-    mode = mode or config.source.mode
-    problems.refuse_mode(mode)
+    if mode is not None:
+        config = replace(config, source=replace(config.source, mode=mode))
+    problems.refuse_mode(config.source.mode)
     for warning in config.warnings:
         logger.warning("configuration: %s", warning)
     with assemble.Run(config, apply_first=apply_first, until_caught_up=until_caught_up) as job:
         interrupted = _stop_on_signals(job)
-        job.pipeline.run()
-    stats = job.pipeline.stats
+        job.run()
+    stats = job.stats
     logger.info(
         "done",
         extra={
@@ -72,7 +76,7 @@ def _stop_on_signals(job: assemble.Run) -> list[int]:
         if number == signal.SIGINT:
             interrupted.append(number)
         # Nothing is written here: the signal may have come in the middle of a write to the same stream.
-        job.pipeline.stop()
+        job.stop()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)

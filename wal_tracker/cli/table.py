@@ -26,7 +26,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], numbers: Sequence[bool]) 
 
 
 def _is_number(text: str) -> bool:
-    return text == "-" or text.lstrip("-").isdigit()
+    return text == "-" or text.lstrip("-<").replace(",", "").replace(".", "", 1).isdigit()
 
 
 def size(count: int | None) -> str:

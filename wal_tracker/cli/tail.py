@@ -16,7 +16,7 @@ from wal_tracker.config.load import load
 from wal_tracker.config.model import Config
 from wal_tracker.errors import RuleEvaluationError
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Change, Commit, Deliverable, Event, Message, RawChange, RowEvent
+from wal_tracker.model import Change, Commit, Deliverable, Event, Message, NoEvent, RawChange, RowEvent
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
 from wal_tracker.source import catalog, setup, slot
@@ -78,7 +78,7 @@ def follow(config: Config, events: bool) -> Iterator[Deliverable]:
                     source.confirm(item.transaction.end_lsn)
                 elif isinstance(item, RowEvent):
                     yield item
-                elif events:
+                elif events and not isinstance(item, NoEvent):
                     yield from _events(item, rules)
                 elif isinstance(item, Change):
                     yield rules.raw_change(item)

@@ -15,7 +15,7 @@ from typing import Any, Union
 from wal_tracker import cel
 from wal_tracker.decode.base import Direct
 from wal_tracker.identity import IdFactory
-from wal_tracker.model import RowEvent
+from wal_tracker.model import NoEvent, RowEvent
 from wal_tracker.rules.distinct_id import as_distinct_id
 from wal_tracker.rules.moment import timestamp_text
 
@@ -54,6 +54,7 @@ def compile_direct(
     names: dict[str, Any] = {
         "blank": RowEvent.__new__,
         "RowEvent": RowEvent,
+        "NoEvent": NoEvent,
         "rule": rule,
         "as_distinct_id": as_distinct_id,
         "timestamp_text": timestamp_text,
@@ -65,9 +66,9 @@ def compile_direct(
     }
     try:
         if when is not None:
-            lines.append(f"if {columns.code(when)} is not True: return None")
+            lines.append(f"if {columns.code(when)} is not True: return NoEvent(transaction)")
         if cond is not None:
-            lines += [f"chosen = {columns.code(cond)}", "if chosen is None: return None"]
+            lines += [f"chosen = {columns.code(cond)}", "if chosen is None: return NoEvent(transaction)"]
         lines.append("event = blank(RowEvent)")
         for number, (name, (properties, user)) in enumerate(events.items()):
             body = [f"name = {name!r}"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -35,7 +35,6 @@ HEARTBEAT_PREFIX = "wal_tracker.hb"
 """Messages with this prefix only move the slot."""
 
 
-
 class RelationPlan:
     """What one description of a table means to us: its rules by operation, and whether changes go out raw."""
 
@@ -44,6 +43,17 @@ class RelationPlan:
     def __init__(self, rules: Mapping[Op, tuple[CompiledRule, ...]], raw: bool) -> None:
         self.rules = rules
         self.raw = raw
+
+
+@dataclass(slots=True)
+class _Known:
+    """How a table was described before."""
+
+    place: tuple[str, str]
+    columns: dict[str, int]
+    """Name and type of those that are visible."""
+    shapes: set[frozenset[tuple[str, int]]]
+    """Every one so far: rows that were captured before a change come after it."""
 
 
 class RuleSet:
@@ -68,6 +78,7 @@ class RuleSet:
         hash_key = config.hash_key.reveal().encode() if config.hash_key else None
         self._compiler = RuleCompiler(system_identifier=system_identifier, mode=mode, hash_key=hash_key)
         self._by_table: dict[tuple[str, str], list[TrackRule]] = {}
+        self._known: dict[int, _Known] = {}
         self._messages: dict[str, tuple[CompiledRule, ...]] = {}
         for rule in config.rules:
             if rule.message_prefix is not None:
@@ -94,12 +105,18 @@ class RuleSet:
             for column in self.visible(schema, table, columns)
         }
 
-    def wanted(self, relation: Relation) -> Wanted | None:
+    def wanted(self, relation: Relation, *, is_recorded: bool = False) -> Wanted | None:
         """
         What of this relation somebody reads; compiles its rules and sets ``relation.plan``.
 
         Never raises for a rule that does not fit: its changes become rule errors, one warning is logged.
+
+        Args:
+            relation: Its description. One that is not the last one is told in the log.
+            is_recorded: It is out of a store or a file, and says nothing of the table as it is.
         """
+        if not is_recorded:
+            self._tell_change(relation)
         if self._config.ignore.get((relation.schema, relation.table)) == "*":
             return None
         rules = self._by_table.get((relation.schema, relation.table), [])
@@ -118,6 +135,37 @@ class RuleSet:
                     old=every.union(*(rule.row_keys("old", columns) for rule in chosen)),
                 )
         return wanted
+
+    def _tell_change(self, relation: Relation) -> None:
+        """Log, once, that a table is not what it was: its name, its columns, or their types."""
+        place = (relation.schema, relation.table)
+        columns = {column.name: column.type_oid for column in self.visible(*place, relation.columns)}
+        shape = frozenset(columns.items())
+        known = self._known.get(relation.relation_id)
+        if known is None:
+            self._known[relation.relation_id] = _Known(place, columns, {shape})
+            return
+        before, known.place = known.place, place
+        if before != place and before in self._by_table:
+            logger.warning(
+                "a tracked table was renamed, and rules for its old name match nothing now: write the new one into the "
+                "configuration (or rename it back), and run `wal_tracker apply`",
+                extra={"table": ".".join(before), "is_now": relation.name, "rules": len(self._by_table[before])},
+            )
+        if shape not in known.shapes and (before in self._by_table or place in self._by_table or self._raw):
+            then, known.columns = known.columns, columns
+            logger.warning(
+                "a table has changed, and its rules are checked again; `wal_tracker plan` says what is to be done",
+                extra={
+                    "table": relation.name,
+                    "columns_new": sorted(columns.keys() - then.keys()),
+                    "columns_gone": sorted(then.keys() - columns.keys()),
+                    "columns_of_another_type": sorted(
+                        name for name in columns.keys() & then.keys() if columns[name] != then[name]
+                    ),
+                },
+            )
+        known.shapes.add(shape)
 
     def wanted_events(self, relation: Relation) -> Wanted | None:
         """

@@ -14,6 +14,9 @@ from typing import Any, Literal, Protocol
 
 from wal_tracker.lsn import LSN
 
+OUTBOX = "outbox"
+"""What stands for the slot in the identity of trigger mode's source."""
+
 LetterKind = Literal["rule", "rejected"]
 LetterStatus = Literal["dead", "replay", "replayed"]
 """
@@ -29,6 +32,7 @@ class SourceIdentity:
     timeline: int
     database: str
     slot: str
+    """The slot; `OUTBOX` in trigger mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,19 @@ class StateStore(Protocol):
 
         Raises:
             CheckpointRegression: One would go back.
+        """
+        ...
+
+    def rebase(self, identity: SourceIdentity, lsn: LSN) -> None:
+        """
+        Count positions anew, in one piece: after a change of mode the next source has positions of its own.
+
+        Every known destination stands at `lsn` afterwards, forwards or back, and keeps its mark. Only for when all that
+        was read is durable everywhere.
+
+        Args:
+            identity: The source that is read from now on.
+            lsn: Where it begins.
         """
         ...
 

@@ -82,15 +82,7 @@ class SqlStateStore(ABC):
     def set_identity(self, identity: SourceIdentity) -> None:
         """See `StateStore`."""
         with self._transaction() as execute:
-            execute(
-                "write_source",
-                {
-                    "system_identifier": identity.system_identifier,
-                    "timeline": identity.timeline,
-                    "database": identity.database,
-                    "slot": identity.slot,
-                },
-            )
+            _write_identity(execute, identity)
 
     def cursors(self) -> dict[str, Cursor]:
         """See `StateStore`."""
@@ -109,6 +101,12 @@ class SqlStateStore(ABC):
                     )
                 mark = None if cursor.mark is None else json.dumps(dict(cursor.mark))
                 execute("write_position", {"destination": name, "lsn": str(cursor.lsn), "mark": mark})
+
+    def rebase(self, identity: SourceIdentity, lsn: LSN) -> None:
+        """See `StateStore`."""
+        with self._transaction() as execute:
+            execute("rebase_positions", {"lsn": str(lsn)})
+            _write_identity(execute, identity)
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
         """See `StateStore`."""
@@ -186,6 +184,18 @@ class SqlStateStore(ABC):
             Gap(LSN.parse(from_lsn), None if to_lsn is None else LSN.parse(to_lsn), *rest)
             for from_lsn, to_lsn, *rest in rows
         ]
+
+
+def _write_identity(execute: Execute, identity: SourceIdentity) -> None:
+    execute(
+        "write_source",
+        {
+            "system_identifier": identity.system_identifier,
+            "timeline": identity.timeline,
+            "database": identity.database,
+            "slot": identity.slot,
+        },
+    )
 
 
 def _cursors(execute: Execute) -> dict[str, Cursor]:

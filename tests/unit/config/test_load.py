@@ -174,6 +174,7 @@ def test_a_dollar_sign_inside_a_text_stays_and_is_warned_of() -> None:
         ("source: {mod: wal}", "c.yaml:1:10: source.mod: is not a setting; did you mean 'mode'?"),
         ("source: {mode: wall}", "source.mode: is 'wall'; did you mean 'wal'?"),
         ("source: {plugin: decoderbufs}", "source.plugin: is 'decoderbufs'; there are pgoutput and wal2json"),
+        ("source: {capture: lenient}", "source.capture: is 'lenient'; there are tolerant and strict"),
         ("source: {slot: My-Slot}", "source.slot: is 'My-Slot'; a slot name has at most 63 of a-z, 0-9 and _"),
         ("source: {schema: [a]}", "source.schema: must be a single value"),
         ("source: {publication: ''}", "source.publication: must not be empty"),
