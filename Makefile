@@ -3,6 +3,7 @@
 # make floor   the tests that need no server, in under a minute
 # make lint    ruff, mypy --strict, import contracts
 # make bench   how fast it is, beside what the server itself can do
+# make bench-writes    what tracking costs whoever writes to the database
 # make oldest  the floor, with the oldest versions of everything setup.cfg admits
 #
 # Each makes the virtual environment and installs what it needs, once. Needed: Python 3.10 or newer with its venv module.
@@ -13,7 +14,7 @@ VENV ?= .venv
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test floor lint bench oldest clean
+.PHONY: demo test floor lint bench bench-writes oldest clean
 
 demo: $(VENV)/demo.installed
 	@$(VENV)/bin/wal_tracker demo $(ARGS)
@@ -31,6 +32,9 @@ lint: $(VENV)/dev.installed
 
 bench: $(VENV)/test.installed
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+bench-writes: $(VENV)/test.installed
+	@$(VENV)/bin/python -m benchmarks.bench_writes $(ARGS)
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

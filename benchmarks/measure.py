@@ -26,8 +26,10 @@ class Measurement:
     best: bool = False
     """The best sample counts (process CPU without I/O: everything else is disturbance), not the median."""
     target: str = ""
-    """What issue 2 asks for, as ``>= 0.5``; empty: nothing."""
+    """What was asked for, as ``>= 0.5``; empty: nothing."""
     note: str = ""
+    quartiles: bool = False
+    """Spread is where the middle half lies, not the extremes: of many short rounds they are other programs'."""
 
     @property
     def value(self) -> float:
@@ -35,6 +37,14 @@ class Measurement:
         if not self.best:
             return statistics.median(self.samples)
         return max(self.samples) if self.unit.endswith("/s") else min(self.samples)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The extremes, or the quartiles."""
+        if not self.quartiles or len(self.samples) < 4:
+            return min(self.samples), max(self.samples)
+        low, _, high = statistics.quantiles(self.samples, n=4)
+        return low, high
 
     @property
     def reached(self) -> bool | None:
@@ -136,7 +146,8 @@ def table(sections: Sequence[Section], header: dict[str, str]) -> str:
             lines.append(f"  {section.about}")
         width = max((len(one.name) for one in section.measurements), default=0)
         for one in section.measurements:
-            spread = f"[{_number(min(one.samples))} .. {_number(max(one.samples))}]" if len(one.samples) > 1 else ""
+            low, high = map(_number, one.spread)
+            spread = f"[{low} .. {high}]" if len(one.samples) > 1 else ""
             verdict = {None: "", True: f"{one.target}: yes", False: f"{one.target}: NO"}[one.reached]
             value = f"{_number(one.value):>10} {one.unit:<8}"
             lines.append(f"  {one.name:<{width}}  {value} {spread:<22} {verdict:<14} {one.note}".rstrip())

@@ -18,6 +18,7 @@ from tests.support.postgres import Database, wait_until
 from wal_tracker.cli import problems
 from wal_tracker.cli.schema_file import described
 from wal_tracker.config.load import read
+from wal_tracker.draft.document import dockerfile
 from wal_tracker.pgtypes import TypeCatalog
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,10 @@ QUICKSTART_YAML, EXAMPLE_YAML = blocks("README.md", "yaml")
 def test_every_shell_block_is_tried_somewhere() -> None:
     """A block that is added is added here, too: below, in tests/packaging, or in .ci/run."""
     assert [len(blocks(page, "sh")) for page in PAGES[:3]] == [3, 0, 1]
-    assert not any(blocks(page, "sh") for page in PAGES[3:])
+    assert not any(blocks(page, "sh") for page in PAGES[3:] if page != "docs/setup.md")
+    init, docker = blocks("docs/setup.md", "sh")
+    assert lines(init) == ["export DATABASE_URL=postgresql://…", "wal_tracker init"]  # tests/integration/test_init.py
+    assert all(f"#   {line}\n" in dockerfile() for line in lines(docker))
     assert lines(INSTALLATION) == ["python3 -m venv .venv && . .venv/bin/activate && pip install ."]  # test_installs.py
 
 

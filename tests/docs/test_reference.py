@@ -151,13 +151,28 @@ def test_a_destinations_options_have_their_true_defaults(kind: str) -> None:
         ("stdout", "At most {events} events and {mib:g} MiB"),
         ("file", "At most {events} events and {mib:g} MiB"),
         ("posthog", "At most {events} events and {mib:g} MiB a batch; waits {linger_s:g} s"),
+        ("mixpanel", "At most {events} events and {mib:g} MiB a batch; waits {linger_s:g} s"),
+        ("segment", "At most {events} events and {kb:g} kB a batch; waits {linger_s:g} s"),
+        ("rudderstack", "At most {events} events and {mb:g} MB a batch; waits {linger_s:g} s"),
+        ("amplitude", "At most {events} events and {mib:g} MiB a batch"),
     ],
 )
 def test_a_destinations_limits_are_true(kind: str, told: str) -> None:
     """As the class has them."""
     limits = registry.load(kind).limits  # type: ignore[attr-defined]
-    sentence = told.format(events=limits.max_batch_events, mib=limits.max_batch_bytes / 2**20, linger_s=limits.linger_s)
+    size = limits.max_batch_bytes
+    sentence = told.format(
+        events=limits.max_batch_events, kb=size / 1e3, mb=size / 1e6, mib=size / 2**20, linger_s=limits.linger_s
+    )
     assert sentence in CONFIGURATION.split(f"### `{kind}`")[1].split("###")[0].replace("\n", " ")
+
+
+@pytest.mark.parametrize("kind", re.findall(r"^### `(\w+)`\n(?:(?!^#)[^\n]*\n)*?```yaml", CONFIGURATION, re.MULTILINE))
+def test_a_destinations_example_is_one(kind: str) -> None:
+    """It can be built as it stands."""
+    text = CONFIGURATION.split(f"### `{kind}`")[1].split("```yaml")[1].split("```")[0]
+    (options,) = yaml.safe_load(text)["destinations"].values()
+    registry.build(kind, kind, options, f"destinations.{kind}").close()
 
 
 def test_the_bounds_in_the_prose_are_true() -> None:
