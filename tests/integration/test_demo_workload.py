@@ -11,11 +11,16 @@ import pytest
 from tests.support.postgres import Server, wait_until
 from wal_tracker.demo.shop import DATABASE, open_shop
 from wal_tracker.demo.workload import Workload
+from wal_tracker.source.connection import read_sql
 
 
 @pytest.fixture
 def shop(postgres: Server) -> Iterator[str]:
-    yield open_shop(postgres)
+    dsn = open_shop(postgres)
+    # What `wal_tracker apply` makes, and the writers call.
+    for name in ("create_schema", "set_context", "emit"):
+        postgres.sql(read_sql(f"setup/{name}.sql"), database=DATABASE)
+    yield dsn
     postgres.sql(f"drop database {DATABASE} with (force)")
 
 

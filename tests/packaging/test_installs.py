@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from wal_tracker.draft.document import dockerfile
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +102,11 @@ def test_the_wheel_holds_the_whole_program_and_nothing_else(wheel: Path) -> None
                 expected.add(f"{package}/{path.relative_to(root)}")
 
     assert packed == expected
+
+
+def test_the_drafted_dockerfile_takes_the_wheel_by_its_name(wheel: Path) -> None:
+    """As the first line of its comment has it made."""
+    assert f"COPY {wheel.name} /tmp/" in dockerfile()
 
 
 @pytest.mark.parametrize("way", ["wheel", "directory", "editable"])

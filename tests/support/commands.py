@@ -71,8 +71,8 @@ def start(*arguments: str, env: Mapping[str, str] | None = None, **options: Any)
     )
 
 
-def finished(*arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = 60) -> Done:
+def finished(*arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = 60, **options: Any) -> Done:
     """The program as a process of its own, run to its end."""
-    process = start(*arguments, env=env, stdin=subprocess.DEVNULL)
+    process = start(*arguments, env=env, stdin=subprocess.DEVNULL, **options)
     stdout, stderr = process.communicate(timeout=timeout_s)
     return Done(process.returncode, stdout, stderr)

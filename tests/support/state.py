@@ -85,6 +85,20 @@ class StateStorePromises:
 
         assert store.identity() == SourceIdentity("1", 2, "d", "s")
 
+    def test_a_change_of_mode_counts_anew_and_keeps_the_marks(self, store: StateStore, url: str) -> None:
+        """Positions of the other source go forwards or back, all of them and the identity together."""
+        store.set_identity(SourceIdentity("1", 1, "d", "outbox"))
+        store.save_cursors({"a": Cursor(LSN(10), {"offset": 5}), "b": Cursor(LSN(30))})
+
+        store.rebase(SourceIdentity("1", 2, "d", "slot"), LSN(20))
+
+        other = self.again(url)
+        try:
+            assert other.cursors() == {"a": Cursor(LSN(20), {"offset": 5}), "b": Cursor(LSN(20))}
+            assert other.identity() == SourceIdentity("1", 2, "d", "slot")
+        finally:
+            other.close()
+
     def test_a_letter_that_comes_again_is_the_same_letter(self, store: StateStore) -> None:
         """After a crash the same event is refused again; at another destination it is another letter."""
         store.add([LETTER, LETTER])
