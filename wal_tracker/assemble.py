@@ -43,7 +43,7 @@ from wal_tracker.secret import Secret
 from wal_tracker.source import catalog, setup, switch
 from wal_tracker.source import slot as slots
 from wal_tracker.source.connection import Session, SourceSettings, read_sql
-from wal_tracker.source.outbox import CapturedTables, CaptureFailure, OutboxSource
+from wal_tracker.source.outbox import CapturedTables, CaptureFailure, MissingRows, OutboxSource
 from wal_tracker.source.replication import ReplicationSource
 from wal_tracker.source.switch import Switch
 from wal_tracker.source.watch import TableWatch
@@ -79,12 +79,21 @@ def build_outbox_source(
     wanted: WantedFor,
     *,
     visible_in: str | None,
+    beyond: LSN,
     on_capture_failures: Callable[[list[CaptureFailure]], None],
+    on_missing_rows: Callable[[MissingRows], None],
 ) -> OutboxSource:
     """The source of trigger mode."""
     tables = CapturedTables(settings.dsn, types)
     decoder = OutboxDecoder(wanted, types, describe=tables.read, numeric_as_string=numeric_as_string(config))
-    return OutboxSource(settings, decoder, visible_in=visible_in, on_capture_failures=on_capture_failures)
+    return OutboxSource(
+        settings,
+        decoder,
+        visible_in=visible_in,
+        beyond=beyond,
+        on_capture_failures=on_capture_failures,
+        on_missing_rows=on_missing_rows,
+    )
 
 
 def numeric_as_string(config: Config) -> Callable[[Relation, Column], bool]:
@@ -512,7 +521,7 @@ class Run:
             settings.publication if self._config.source.plugin == "pgoutput" else None,
             {name: columns for name, columns in self._config.ignore.items() if columns != "*"},
         )
-        source = ReplicationSource(settings, build_decoder(self._config, self._types, rules.wanted), watch=watch)
+        source = ReplicationSource(settings, build_decoder(self._config, self._types, rules.wanted_events), watch=watch)
         self._source.callback(source.close)
         self._make_pipeline(source, rules, sinks, position, until=until, ending=switch.Marker(settings))
 
@@ -527,18 +536,20 @@ class Run:
             self._types,
             rules.wanted,
             visible_in=drain.snapshot if drain is not None else None,
+            beyond=max(self._positions(self._names), default=position),
             on_capture_failures=self._record_capture_failures,
+            on_missing_rows=self._record_missing_rows,
         )
         self._source.callback(source.close)
-        until = self._end_of_outbox(source) if self._until_caught_up or drain is not None else None
+        until = self._end_of_outbox(source, position) if self._until_caught_up or drain is not None else None
         self._make_pipeline(source, rules, sinks, position, until=until)
 
-    def _end_of_outbox(self, source: OutboxSource) -> LSN:
+    def _end_of_outbox(self, source: OutboxSource, position: LSN) -> LSN:
         """Up to where the outbox is to be read; a process that was killed holds it for some seconds more."""
         told = False
         while True:
             try:
-                return source.end_of_commits()
+                return source.end_of_commits(position)
             except OutboxInUse as error:
                 if self._stopping:
                     return LSN(0)
@@ -630,6 +641,15 @@ class Run:
             )
             self.state.record_gap(Gap(LSN(0), None, "capture_failed", detail))
             logger.warning("gap: changes were not captured", extra={"detail": detail})
+
+    def _record_missing_rows(self, missing: MissingRows) -> None:
+        """Put on record what somebody else removed from the outbox; the same words, so that it is there once."""
+        detail = (
+            f"{missing.count} captured changes of transaction {missing.xid} have vanished from the outbox: somebody "
+            "else removed them"
+        )
+        self.state.record_gap(Gap(LSN(missing.end_lsn - 1), missing.end_lsn, "rows_missing", detail))
+        logger.warning("gap: changes were not delivered", extra={"detail": detail})
 
 
 _STILL_CAPTURED = (

@@ -267,13 +267,17 @@ class Event:
         ``distinct_id`` is left out where there is none.
         """
         if self._json is None:
-            document: dict[str, Value] = {"id": self.id, "event": self.name}
-            if self.distinct_id is not None:
-                document["distinct_id"] = self.distinct_id
-            document["timestamp"] = self.timestamp
-            document["properties"] = self.properties
             source = self._source
-            document["source"] = orjson.Fragment(source) if isinstance(source, str) else source
+            document = {
+                "id": self.id,
+                "event": self.name,
+                "distinct_id": self.distinct_id,
+                "timestamp": self.timestamp,
+                "properties": self.properties,
+                "source": orjson.Fragment(source) if isinstance(source, str) else source,
+            }
+            if self.distinct_id is None:
+                del document["distinct_id"]
             self._json = orjson.dumps(document)
         return self._json
 

@@ -363,8 +363,8 @@ class Pipeline:
             changes += 1
             if isinstance(item, RowEvent):
                 events += 1
-                name = item.name
-                for channel in item.rule.targets.get(name) or self._router.of_rule(item.rule, name):
+                rule, name = item.rule, item.name
+                for channel in rule.targets.get(name) or self._router.of_rule(rule, name):
                     if transaction.commit_lsn >= channel.start:
                         channel.pending.append(item)
                 continue

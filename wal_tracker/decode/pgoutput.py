@@ -101,7 +101,7 @@ class PgOutput:
         transaction = self._transaction
         handler_of, head, end = self._handlers.get, HEAD, len(messages)
         try:
-            while at < end:
+            for at in range(at, end):  # noqa: B020 - where it ends is the answer
                 message = messages[at]
                 handler = handler_of(message[head])
                 if handler is None or transaction is None:
@@ -112,7 +112,8 @@ class PgOutput:
                     transaction = self._transaction
                 else:
                     handler(message, transaction, out)
-                at += 1
+            else:
+                return end
         except DOUBT:
             pass  # `feed` reads it by the definition; what went wrong may quote the row
         return at
