@@ -4,7 +4,8 @@
 -- its number, {relation}, is wal_tracker.tracked.id. Whole rows, and not column by column: a column that is added,
 -- renamed or dropped is captured as it is then. Runs with its owner's rights, which are those to our schema, and a
 -- fixed search_path: nothing of the caller's can stand in for what it calls.
--- Who sleeps is woken only where nobody prepares transactions (2PC): PREPARE fails after a notification.
+-- Who sleeps is woken once, by whoever finds him asleep first: notifications take their turn at commit, server-wide, and
+-- a commit fails when their queue is full. Only where nobody prepares transactions (2PC), which fails after one.
 create or replace function wal_tracker.{function}()
 returns trigger
 language plpgsql
@@ -27,7 +28,10 @@ begin
         );
     end if;
     if signal > 1 and current_setting('max_prepared_transactions') = '0' then
-        perform pg_notify('wal_tracker', '');
+        perform setval('wal_tracker.signal', pg_sequence_last_value('wal_tracker.signal') & 1);
+        if pg_notification_queue_usage() < 0.5 then
+            perform pg_notify('wal_tracker', '');
+        end if;
     end if;
     return null;
 {on_failure}end

@@ -37,7 +37,9 @@ create table if not exists wal_tracker.tracked (
     -- Checked at the end of the transaction: after a restore the numbers of several tables change places.
     relation oid not null unique deferrable initially deferred,
     schema_name text not null,
-    table_name text not null
+    table_name text not null,
+    -- The numbers of the ignored columns it has, by name (pg_attribute.attnum): what they are called may change.
+    ignored jsonb not null default jsonb_build_object()
 );
 
 -- Transactions that were found committed, numbered in the order in which they are handed on; one row for each outbox
@@ -58,20 +60,21 @@ create table if not exists wal_tracker.reader (
     is_one boolean primary key default true check (is_one),
     -- The server these transaction ids belong to (pg_control_system).
     system_identifier text not null,
+    -- wal_tracker.outbox's: an upgrade of the server in place keeps it, a restore from a dump does not.
+    outbox oid not null,
     -- What is visible in it has been claimed.
     snapshot pg_snapshot not null,
     -- The highest position given to a transaction.
     position pg_lsn not null,
     -- The process that reads, and until when nobody else may.
     holder text,
-    lease_until timestamptz,
-    -- The newest transaction that may still have written to the table that is not written to now.
-    turned_at xid8
+    lease_until timestamptz
 );
 
 -- Captures that failed while the application's write went through (capture: tolerant).
 create table if not exists wal_tracker.capture_failure (
-    id bigint primary key generated always as identity,
+    -- Not by a sequence: the application's lastval() is left alone.
+    id uuid primary key default gen_random_uuid(),
     at timestamptz not null,
     xid xid8 not null,
     relation integer not null,
@@ -104,6 +107,27 @@ comment on table wal_tracker.reader is 'made by wal_tracker';
 comment on table wal_tracker.capture_failure is 'made by wal_tracker';
 comment on table wal_tracker.switch is 'made by wal_tracker';
 
--- Whatever the database grants by default: captured rows are nobody else's.
-revoke all on all tables in schema wal_tracker from public;
-revoke all on all sequences in schema wal_tracker from public;
+-- Whatever the database grants by default (alter default privileges), and to whom: captured rows are nobody else's. But
+-- what `wal_tracker create-role` has granted stays, where only some of this was missing.
+do $revoke$
+declare
+    granted record;
+begin
+    for granted in
+        select distinct
+               case relkind when 'S' then 'sequence ' else 'table ' end || class.oid::regclass as object,
+               case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end as grantee
+          from pg_class as class
+         cross join aclexplode(relacl)
+         where relnamespace = 'wal_tracker'::regnamespace
+           and relname in (
+               'signal', 'outbox', 'outbox_0', 'outbox_1', 'tracked', 'tracked_id_seq', 'claim', 'reader',
+               'capture_failure', 'switch'
+           )
+           and grantee <> relowner
+           and shobj_description(grantee, 'pg_authid') is distinct from 'made by wal_tracker'
+    loop
+        execute 'revoke all on ' || granted.object || ' from ' || granted.grantee;
+    end loop;
+end
+$revoke$;

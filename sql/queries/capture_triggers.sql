@@ -15,7 +15,7 @@ select class.oid::bigint,
  where not trigger.tgisinternal
    and trigger.tgparentid = 0
    and (
-       trigger.tgname in ('wal_tracker_capture', 'wal_tracker_capture_truncate')
+       trigger.tgname in ('00_wal_tracker_capture', '00_wal_tracker_capture_truncate')
        or function.pronamespace = to_regnamespace('wal_tracker')
    )
  order by namespace.nspname, class.relname, trigger.tgname

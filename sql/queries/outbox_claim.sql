@@ -4,7 +4,10 @@
 -- is why delivered rows are removed from them. No row: somebody else holds the lease.
 -- The snapshot of the second statement is taken when the lock is held, whatever default_transaction_isolation says: it
 -- is exact about what is committed, and sees a change of mode that waited for the lock or made us wait.
+-- A commit that is not waited for (synchronous_commit = off) may be undone by a crash of the server: ours is flushed, and
+-- with it every one it has seen, before anybody is told of them.
 set transaction isolation level read committed;
+select set_config('synchronous_commit', 'local', true) where current_setting('synchronous_commit') = 'off';
 lock table wal_tracker.reader in share update exclusive mode;
 with reader as materialized (
     select snapshot,
@@ -27,8 +30,8 @@ with reader as materialized (
            count(*) as rows,
            -- On disk; what is compressed is taken to be sixteen times as much: text of one letter is ninety.
            sum(
-               coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16 end, 0)
-               + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16 end, 0)
+               coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16::bigint end, 0)
+               + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16::bigint end, 0)
            ) as bytes,
            max(lsn) as lsn
       from wal_tracker.outbox_0
@@ -43,8 +46,8 @@ with reader as materialized (
            max(ctid),
            count(*),
            sum(
-               coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16 end, 0)
-               + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16 end, 0)
+               coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16::bigint end, 0)
+               + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16::bigint end, 0)
            ),
            max(lsn)
       from wal_tracker.outbox_1
@@ -84,7 +87,7 @@ with reader as materialized (
 )
 select (select (position - '0/0'::pg_lsn)::bigint from highest),
        exists (select from moved),
-       pg_sequence_last_value('wal_tracker.signal'::regclass)::integer,
+       coalesce(pg_sequence_last_value('wal_tracker.signal'::regclass), 0)::integer,
        pg_relation_size('wal_tracker.outbox_0'),
        pg_relation_size('wal_tracker.outbox_1'),
        exists (select from wal_tracker.capture_failure),

@@ -24,8 +24,15 @@ begin
     truncate wal_tracker.{table};
     -- Claims go one by one, and vacuum cannot always keep up; when there are none, there is a cheaper way.
     if pg_relation_size('wal_tracker.claim') > 8 * 1024 * 1024 and not exists (select from wal_tracker.claim) then
-        lock table wal_tracker.claim in access exclusive mode nowait;
-        truncate wal_tracker.claim;
+        -- Somebody may well be at it (vacuum, a dump): then not now, and what was done above stays done.
+        begin
+            lock table wal_tracker.claim in access exclusive mode nowait;
+            if not exists (select from wal_tracker.claim) then
+                truncate wal_tracker.claim;
+            end if;
+        exception when lock_not_available then
+            null;
+        end;
     end if;
 end
 $clean$;

@@ -1,3 +1,3 @@
--- Forget capture failures that are on record elsewhere; by their numbers, which are not given out in order of commit.
+-- Forget capture failures that are on record elsewhere.
 -- Run by: the process that holds the lease. Locks: none. Safe to repeat.
-delete from wal_tracker.capture_failure where id = any (%(ids)s)
+delete from wal_tracker.capture_failure where id = any (%(ids)s::uuid[])

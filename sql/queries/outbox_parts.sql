@@ -15,14 +15,14 @@ select min(lsn)::text,
              turn,
              at,
              (row_number() over (order by lsn) - 1) / %(most_rows)s as row_part,
-             sum(bytes) over (order by lsn rows unbounded preceding) / %(most_bytes)s as byte_part
+             (sum(bytes) over (order by lsn rows unbounded preceding))::bigint / %(most_bytes)s as byte_part
         from (
             select lsn,
                    ctid as tid,
                    0 as turn,
                    at,
-                   coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16 end, 0)
-                   + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16 end, 0)
+                   coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16::bigint end, 0)
+                   + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16::bigint end, 0)
                    as bytes
               from wal_tracker.outbox_0
              where ctid between %(first_0)s::tid and %(last_0)s::tid
@@ -32,8 +32,8 @@ select min(lsn)::text,
                    ctid,
                    1,
                    at,
-                   coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16 end, 0)
-                   + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16 end, 0)
+                   coalesce(pg_column_size(old) * case when pg_column_compression(old) is null then 1 else 16::bigint end, 0)
+                   + coalesce(pg_column_size(new) * case when pg_column_compression(new) is null then 1 else 16::bigint end, 0)
               from wal_tracker.outbox_1
              where ctid between %(first_1)s::tid and %(last_1)s::tid
                and xid = %(xid)s::xid8

@@ -11,7 +11,15 @@ select tracked.id,
        exists (
            select
              from pg_trigger
-            where tgrelid = class.oid and tgname = 'wal_tracker_capture' and tgenabled in ('O', 'A')
+            where tgrelid = class.oid and tgname = '00_wal_tracker_capture' and tgenabled in ('O', 'A')
+       ),
+       -- Whatever the session's settings, values are written in one way.
+       exists (
+           select
+             from pg_trigger
+             join pg_proc on pg_proc.oid = tgfoid
+            cross join unnest(proconfig) as setting
+            where tgrelid = class.oid and tgname = '00_wal_tracker_capture' and setting ilike 'datestyle=%'
        )
   from wal_tracker.tracked
   left join pg_class as class on class.oid = tracked.relation

@@ -1,7 +1,7 @@
 -- Take the outbox for one process, for as long as the lease says; no row where another one holds it.
 -- Run by: the role of source.dsn. Locks: wal_tracker.reader against claims, for as long as this takes. Safe to repeat.
--- Positions of transactions yet to be claimed lie above `start`, whatever became of the server in between; what lies
--- at `start` or below is durable everywhere.
+-- Positions of transactions yet to be claimed lie above `beyond`, whatever became of the server in between; what lies
+-- at `start` or below is durable everywhere. Whoever slept here before wants to be woken no more.
 lock table wal_tracker.reader in share update exclusive mode;
 with free as (
     select is_one
@@ -14,7 +14,7 @@ with free as (
     update wal_tracker.reader
        set holder = %(holder)s,
            lease_until = clock_timestamp() + make_interval(secs => %(lease_s)s),
-           position = greatest(reader.position, %(start)s::pg_lsn)
+           position = greatest(reader.position, %(beyond)s::pg_lsn)
       from free
     returning reader.position
 ), done as (
@@ -23,5 +23,5 @@ with free as (
        and exists (select from taken)
 )
 select (position - '0/0'::pg_lsn)::bigint,
-       pg_sequence_last_value('wal_tracker.signal'::regclass)::integer
+       setval('wal_tracker.signal', coalesce(pg_sequence_last_value('wal_tracker.signal'::regclass), 0) & 1)::integer
   from taken

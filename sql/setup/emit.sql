@@ -3,7 +3,8 @@
 -- Goes by WAL, and where there is an outbox by that, too: of the two exactly one is read. The lock lets a change of
 -- mode wait for transactions that have emitted; whether there is an outbox is seen after it, whatever the snapshot.
 -- Runs with its owner's rights and a fixed search_path: nothing of the caller's can stand in for what it calls.
--- Who sleeps is woken only where nobody prepares transactions (2PC): PREPARE fails after a notification.
+-- Who sleeps is woken once, by whoever finds him asleep first: notifications take their turn at commit, server-wide, and
+-- a commit fails when their queue is full. Only where nobody prepares transactions (2PC), which fails after one.
 create or replace function wal_tracker.emit(event jsonb)
 returns void
 language plpgsql
@@ -35,7 +36,10 @@ begin
         );
     end if;
     if signal > 1 and current_setting('max_prepared_transactions') = '0' then
-        perform pg_notify('wal_tracker', '');
+        perform setval('wal_tracker.signal', pg_sequence_last_value('wal_tracker.signal') & 1);
+        if pg_notification_queue_usage() < 0.5 then
+            perform pg_notify('wal_tracker', '');
+        end if;
     end if;
 end
 $function$

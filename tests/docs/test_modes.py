@@ -39,7 +39,10 @@ def test_what_was_measured_is_what_is_measured() -> None:
 def test_the_folder_of_the_sql_is_there() -> None:
     """And the triggers are called what the page calls them."""
     assert (ROOT / "sql" / "outbox" / "capture.sql").exists() and "`sql/outbox/`" in PAGE
-    assert "ENABLE ALWAYS TRIGGER wal_tracker_capture`" in PAGE and "wal_tracker_capture" in switch.CAPTURE_TRIGGERS
+    assert (
+        'ENABLE ALWAYS TRIGGER "00_wal_tracker_capture"`' in PROSE
+        and "00_wal_tracker_capture" in switch.CAPTURE_TRIGGERS
+    )
 
 
 @pytest.mark.parametrize(("is_strict", "ids"), [(False, 101), (True, 1)], ids=["tolerant", "strict"])
@@ -69,7 +72,7 @@ def test_a_replication_role_writes_past_ordinary_triggers(database: Database) ->
     write = "set session_replication_role = replica; insert into notes values (%s)"
     database.sql(write, 1)
     assert captured(database) == []
-    database.sql("alter table notes enable always trigger wal_tracker_capture")
+    database.sql('alter table notes enable always trigger "00_wal_tracker_capture"')
     database.sql(write, 2)
     assert captured(database) == [("INSERT", None, {"id": 2})]
     assert setup.plan(wanted).steps == ()
@@ -81,7 +84,7 @@ def test_the_capture_functions_that_are_measured_are_those_apply_makes(database:
     capture(database, "plain", "floats")
     made = (
         "select pg_get_functiondef(tgfoid) from pg_trigger "
-        "where tgname = 'wal_tracker_capture' and tgrelid = %s::regclass"
+        "where tgname = '00_wal_tracker_capture' and tgrelid = %s::regclass"
     )
 
     def source(table: str) -> str:

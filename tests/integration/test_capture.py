@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +39,16 @@ def test_every_operation_is_captured_with_whole_rows(shop: Database) -> None:
     ]
 
 
+def test_a_row_of_ignored_columns_is_captured_empty(database: Database) -> None:
+    """There was a row; of a TRUNCATE there is none."""
+    database.sql("create table t (a int, j json)")
+    capture(database, "t", ignored={"t": {"a", "j"}})
+    database.sql("insert into t values (1); truncate t")
+    assert captured(database) == [("INSERT", None, {}), ("TRUNCATE", None, None)]
+
+
 def test_an_ignored_column_is_nowhere_in_the_outbox(shop: Database) -> None:
-    """Its name and its values are in no row of any table of ours, old or new, nor in a failure."""
+    """Its name and its values are in no row that is captured, old or new, nor in a failure; its values nowhere."""
     shop.sql("insert into users values (1, 'a@x', 'CANARY1')")
     shop.sql("update users set password = 'CANARY2'")
     shop.sql("alter table users drop column password; alter table users add column password text default 'CANARY4'")
@@ -51,7 +60,29 @@ def test_an_ignored_column_is_nowhere_in_the_outbox(shop: Database) -> None:
     for table in ("outbox", "capture_failure", "tracked"):
         text = str(shop.sql(f"select to_jsonb(t) from wal_tracker.{table} as t"))
         assert "CANARY" not in text
-        assert "password" not in text
+        assert "password" not in text or table == "tracked"
+
+
+def test_a_json_column_beside_an_ignored_one_is_captured_as_it_is(database: Database) -> None:
+    """What json takes and jsonb does not, keys that come twice, digits, escapes of any kind; in arrays and domains."""
+    hidden = {"secret", "b~2u", "a\\0", "c\x01\n", "~0"}
+    listed = ", ".join(f'"{name}" text default $$CANARY$$' for name in hidden)
+    database.sql("create domain doc as json; create type pair as (a int, b doc[])")
+    database.sql(f'create table t (j json, p pair, f float8, "~" text, {listed})')
+    capture(database, "t", ignored={"t": hidden}, is_strict=True)
+    values = (
+        r'{"a":"\u0000", "a":1.50, "b":1e200000, "c":"\ud800"}',
+        r'["\\u0000", "\\\u0000", "~2~1~0\"\/\b", "\\", "\\\\", {"secret": 1, "~": null}]',
+    )
+    for value in values:
+        database.sql("insert into t values (%s, row(1, array[%s]::doc[]), 1e-7, %s)", *[value] * 2, value + "\x01")
+        database.sql("delete from t")
+    rows = database.sql("select old::text, new::text from wal_tracker.outbox order by lsn")
+    assert [rows[0][1], rows[2][1]] == [rows[1][0], rows[3][0]]
+    for (_, new), value in zip(rows[::2], values, strict=True):
+        pairs = json.loads(new, object_pairs_hook=list, parse_float=str)
+        same = json.loads(value, object_pairs_hook=list, parse_float=str)
+        assert pairs == [("j", same), ("p", [("a", 1), ("b", [same])]), ("f", "1e-07"), ("~", value + "\x01")]
 
 
 def test_names_may_be_anything(database: Database) -> None:
@@ -352,6 +383,29 @@ def test_the_application_may_call_two_functions_and_nothing_else(shop: Database)
     shop.sql("drop owned by wt_app; drop role wt_app")
 
 
+def test_what_the_database_grants_by_default_is_taken_back(database: Database) -> None:
+    """To named roles, too: tables, sequences, functions, schema. What create-role granted stays when apply mends."""
+    database.sql("create role wt_reports; create role wt_worker; comment on role wt_worker is 'made by wal_tracker'")
+    for kind in ("tables", "sequences", "functions", "schemas"):
+        database.sql(f"alter default privileges grant all on {kind} to wt_reports, public")
+    database.sql("create table t (id int)")
+    capture(database, "t")
+    open_to_reports = """select relname from pg_class where relnamespace = 'wal_tracker'::regnamespace
+        and relkind in ('r', 'S') and case relkind
+        when 'S' then has_sequence_privilege('wt_reports', oid, 'usage, select, update')
+        else has_table_privilege('wt_reports', oid, 'select, insert, update, delete, truncate, references, trigger') end
+        union all select proname from pg_proc where pronamespace = 'wal_tracker'::regnamespace
+        and proname like 'capture%' and has_function_privilege('wt_reports', oid, 'execute')
+        union all select nspname from pg_namespace where nspname = 'wal_tracker'
+        and has_schema_privilege('wt_reports', oid, 'create')"""
+    assert database.sql(open_to_reports) == []
+    database.sql("grant select on wal_tracker.outbox to wt_worker; drop table wal_tracker.claim")
+    capture(database, "t")
+    assert database.sql(open_to_reports) == []
+    assert database.sql("select has_table_privilege('wt_worker', 'wal_tracker.outbox', 'select')") == [(True,)]
+    database.sql("drop owned by wt_reports, wt_worker; drop role wt_reports, wt_worker")
+
+
 def test_nothing_of_ours_runs_as_a_superuser(shop: Database) -> None:
     """Schema, tables and functions belong to a role that cannot log in and has no rights elsewhere."""
     owners = shop.sql(
@@ -380,16 +434,55 @@ def test_transactions_may_be_prepared(server: Callable[..., Server]) -> None:
 
 
 def test_a_sleeping_reader_is_woken_and_a_busy_one_is_not(shop: Database) -> None:
-    """Bit 1 of the signal asks for a notification; bit 0 says which table is written to."""
+    """Bit 1 of the signal asks for one notification and is taken back; bit 0 says which table is written to."""
     reader = shop.connect()
     with reader.cursor() as cursor:
         cursor.execute("listen wal_tracker")
         for signal in (0, 1, 2, 3):
             shop.sql("select setval('wal_tracker.signal', %s)", signal)
             shop.sql("insert into users values (%s)", signal)
+            shop.sql("select wal_tracker.emit('{}')")
+            shop.sql("insert into users values (%s)", signal + 10)
+            assert shop.sql("select last_value from wal_tracker.signal") == [(signal & 1,)]
+        shop.sql("select setval('wal_tracker.signal', 2)")
+        shop.sql("select wal_tracker.emit('{}'); insert into users values (20)")
         cursor.execute("select 1")
-    assert len(reader.notifies) == 2
-    assert shop.sql("select new ->> 'id' from wal_tracker.outbox_1 order by lsn") == [("1",), ("3",)]
+    assert len(reader.notifies) == 3
+    ids = shop.sql("select new ->> 'id' from wal_tracker.outbox_1 where relation <> 0 order by lsn")
+    assert ids == [("1",), ("11",), ("3",), ("13",)]
+
+
+def test_an_outbox_without_a_signal_captures_and_apply_gives_it_one(shop: Database) -> None:
+    """A dump of definitions alone brings the sequence without a value: nothing fails, and apply sets it."""
+    shop.sql("alter sequence wal_tracker.signal restart; delete from wal_tracker.reader")
+    shop.sql("insert into users values (1); select wal_tracker.emit('{}')")
+    assert [op for op, _, _ in captured(shop)] == ["INSERT", "EVENT"]
+    assert failures(shop) == []
+    setup.apply(wanting(shop, "users", ignored={"users": {"password"}}))
+    assert shop.sql("select pg_sequence_last_value('wal_tracker.signal')") == [(0,)]
+
+
+def test_a_change_made_by_another_trigger_is_captured_after_the_one_that_called_it(database: Database) -> None:
+    """Triggers fire in the order of their names: whatever the application calls its own, ours come first."""
+    database.sql(
+        """create table t (id int primary key, v int);
+        create function touch() returns trigger language plpgsql as
+            'begin update t set v = 2 where id = new.id; return null; end';
+        create trigger "0_touch" after insert on t for each row execute function touch();
+        create trigger "A_touch" after insert on t for each row execute function touch()"""
+    )
+    capture(database, "t")
+    database.sql("insert into t values (1, 1)")
+    assert [(op, new["v"]) for op, _, new in captured(database)] == [("INSERT", 1), ("UPDATE", 2), ("UPDATE", 2)]
+
+
+def test_a_failed_capture_leaves_lastval_to_the_application(database: Database) -> None:
+    """What ORMs ask after an insert: the number their own sequence gave, not one of ours."""
+    database.sql("create table t (id serial primary key); select setval('t_id_seq', 500)")
+    capture(database, "t")
+    database.sql("alter table wal_tracker.outbox_0 add constraint full_up check (false) not valid")
+    assert database.sql("insert into t default values; select lastval()") == [(501,)]
+    assert len(failures(database)) == 1
 
 
 @pytest.mark.parametrize("major", [major for major in matrix.MAJORS if major != matrix.EMBEDDED_MAJOR])

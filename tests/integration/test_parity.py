@@ -284,8 +284,8 @@ def events(database: Database, items: list[Item], mode: str) -> dict[str, list[A
 
 def test_a_trigger_of_the_users_on_the_same_table_is_the_one_exception(both: Both) -> None:
     """
-    It writes in the middle of a statement: the WAL has its change between the statement's rows, the capture function,
-    which runs after it, at the other's end. The same changes, in another order and so with other ordinals.
+    It writes another row in the middle of a statement: the WAL has that after the statement's rows, the outbox between
+    them, where the capture functions of both have run. The same changes, in another order and so with other ordinals.
     """
     database = both.database
     database.sql("create table t (id int primary key, note text)")
@@ -302,4 +302,4 @@ def test_a_trigger_of_the_users_on_the_same_table_is_the_one_exception(both: Bot
 
     outbox, wal = order(both.outbox()), order(both.wal())
     assert wal == [1, 2, 101, 102]
-    assert outbox == [101, 1, 102, 2]
+    assert outbox == [1, 101, 2, 102]

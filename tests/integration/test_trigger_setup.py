@@ -18,6 +18,7 @@ from tests.support.project import Project
 from wal_tracker.errors import PreflightFailed, SourceUnavailable
 from wal_tracker.secret import Secret
 from wal_tracker.source import setup
+from wal_tracker.source.plan import Plan
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def shop(database: Database) -> Database:
 def triggers(database: Database) -> list[tuple[str, str]]:
     """Table and trigger of everything that captures."""
     return database.sql(
-        "select tgrelid::regclass::text, tgname from pg_trigger where tgname like 'wal\\_tracker%' order by 1, 2"
+        "select tgrelid::regclass::text, tgname from pg_trigger where tgname like '00\\_wal\\_tracker%' order by 1, 2"
     )
 
 
@@ -44,13 +45,16 @@ def test_apply_makes_what_is_missing_and_twice_changes_nothing(shop: Database) -
     """Outbox, reader, functions and triggers, no key needed; the second plan is empty, a second apply runs nothing."""
     wanted = wanting(shop, "users", "orders")
     before = setup.plan(wanted)
-    assert (before.findings, before.notes) == ((), ())
+    assert before.findings == ()
+    assert ["--exclude-schema=wal_tracker" in note for note in before.notes] == [True, False]
+    assert "a transaction id of its own" in before.notes[1]
+    assert len(setup.plan(replace(wanted, is_strict=True)).notes) == 1
     assert shop.sql("select 1 from pg_namespace where nspname = 'wal_tracker'") == []
     assert setup.apply(wanted) == [step.text for step in before.steps]
     assert triggers(shop) == [
         (table, name)
         for table in ("orders", "users")
-        for name in ("wal_tracker_capture", "wal_tracker_capture_truncate")
+        for name in ("00_wal_tracker_capture", "00_wal_tracker_capture_truncate")
     ]
     assert shop.sql("select count(*) from pg_replication_slots where slot_name = %s", shop.name) == [(0,)]
     functions = shop.sql("select oid, xmin::text from pg_proc where pronamespace = 'wal_tracker'::regnamespace")
@@ -118,6 +122,21 @@ def test_functions_follow_ignored_columns_capture_mode_and_types(shop: Database)
     assert captured(shop, "orders") == [("INSERT", None, {"weight": 0.1, "note": "n"})]
 
 
+def test_a_renamed_ignored_column_stops_apply(shop: Database) -> None:
+    """It is captured by its new name: a finding, until that is ignored, or the old one is no longer."""
+    wanted = capture(shop, "users", ignored={"users": {"password"}})
+    shop.sql("alter table users rename password to secret")
+    with pytest.raises(PreflightFailed, match=r"users has a column secret that was called password.*ignore secret"):
+        setup.apply(wanted)
+    assert setup.plan(wanting(shop, "users")).blocking == []
+    both = capture(shop, "users", ignored={"users": {"password", "secret"}})
+    assert setup.apply(both) == []
+    assert setup.plan(wanting(shop, "users", ignored={"users": {"secret"}})).blocking == []
+    shop.sql("alter table users drop column secret; alter table users add column password text")
+    setup.apply(wanted)
+    assert setup.apply(wanted) == []
+
+
 def test_a_renamed_table_keeps_its_number(shop: Database) -> None:
     """Under its new name it is the same table; under the old one there is a finding that says the new name."""
     before = capture(shop, "users")
@@ -145,11 +164,11 @@ def test_what_a_hand_has_broken_is_mended(shop: Database) -> None:
     """A disabled trigger, a dropped one, a lost row of our own: apply makes it whole."""
     wanted = capture(shop, "users")
     for breakage in (
-        "alter table users disable trigger wal_tracker_capture",
+        'alter table users disable trigger "00_wal_tracker_capture"',
         "alter table users disable trigger all",
-        "alter table users enable replica trigger wal_tracker_capture",
-        "drop trigger wal_tracker_capture_truncate on users",
-        "drop trigger wal_tracker_capture_truncate on users; drop trigger wal_tracker_capture on users",
+        'alter table users enable replica trigger "00_wal_tracker_capture"',
+        'drop trigger "00_wal_tracker_capture_truncate" on users',
+        'drop trigger "00_wal_tracker_capture_truncate" on users; drop trigger "00_wal_tracker_capture" on users',
         "delete from wal_tracker.tracked",
         "drop function wal_tracker.capture_1 cascade",
         "drop function wal_tracker.emit",
@@ -176,10 +195,16 @@ def test_what_a_hand_has_broken_is_mended(shop: Database) -> None:
         ("create view bad as select 1 as id", "public.bad is a view"),
         ("create materialized view bad as select 1 as id", "public.bad is a materialized view"),
         (
+            """create type mood as enum ('a'); create domain moods as mood[]; create table bad (id int, m moods);
+            create function f(mood) returns json language sql as 'select null::json';
+            create cast (mood as json) with function f(mood)""",
+            "public.bad has a column m of a type with a cast to json",
+        ),
+        (
             """create table bad (id int);
             create function f() returns trigger language plpgsql as 'begin return new; end';
-            create trigger wal_tracker_capture before insert on bad for each row execute function f()""",
-            "a trigger wal_tracker_capture that wal_tracker did not make",
+            create trigger "00_wal_tracker_capture" before insert on bad for each row execute function f()""",
+            "a trigger 00_wal_tracker_capture that wal_tracker did not make",
         ),
     ],
 )
@@ -189,6 +214,23 @@ def test_what_cannot_be_captured_is_a_finding(shop: Database, statement: str, sa
     with pytest.raises(PreflightFailed, match=says):
         setup.apply(wanting(shop, "users", "bad"))
     assert shop.sql("select 1 from pg_namespace where nspname = 'wal_tracker'") == []
+
+
+def test_a_table_that_a_subscription_writes_to_is_told(shop: Database) -> None:
+    """Its rows fire ordinary triggers not; once ours fires always, there is nothing more to say."""
+    shop.sql("create publication p for table users")
+    made = shop.name + "_s"
+    shop.sql(f"create subscription {made} connection 'dbname=nowhere' publication p with (connect = false)")
+    shop.sql(
+        "insert into pg_subscription_rel select oid, 'users'::regclass, 'r' from pg_subscription where subname = %s",
+        made,
+    )
+    wanted = wanting(shop, "users", "orders")
+    assert ["a subscription writes to public.users" in str(one) for one in setup.plan(wanted).findings] == [True]
+    setup.apply(wanted)
+    shop.sql('alter table users enable always trigger "00_wal_tracker_capture"')
+    assert setup.plan(wanted) == Plan()
+    shop.sql(f"alter subscription {made} set (slot_name = none); drop subscription {made}")
 
 
 def test_our_own_tables_are_not_captured(shop: Database) -> None:
@@ -451,7 +493,9 @@ def test_after_a_restore_apply_makes_the_outbox_this_servers(server: Callable[..
     new.sql("drop role if exists wal_tracker_owner")
     subprocess.run([binaries / "psql", new.dsn, "-qf", dump], check=True, timeout=60, stdout=subprocess.DEVNULL)
     here = replace(wanted, settings=replace(wanted.settings, dsn=wanting(new).settings.dsn))
-    assert any("restore" in note for note in setup.plan(here).notes)
+    planned = setup.plan(here)
+    assert any("restore" in note for note in planned.notes)
+    assert any("1 captured changes came with the restore" in str(finding) for finding in planned.findings)
     setup.apply(here)
     assert setup.apply(here) == []
     assert new.sql("select every(relation::regclass::text = table_name) from wal_tracker.tracked") == [(True,)]
@@ -461,6 +505,24 @@ def test_after_a_restore_apply_makes_the_outbox_this_servers(server: Callable[..
     assert new.sql("select pg_visible_in_snapshot(xid, snapshot) from wal_tracker.outbox, wal_tracker.reader") == [
         (False,)
     ]
+
+
+def test_after_an_upgrade_of_the_server_what_waits_is_kept(shop: Database) -> None:
+    """pg_upgrade gives the server another identifier, and keeps transaction ids, rows and tables: apply says so."""
+    wanted = capture(shop, "users")
+    shop.sql("insert into users values (1)")
+    reader = "select snapshot::text, position from wal_tracker.reader"
+    before = shop.sql(reader)
+    shop.sql("update wal_tracker.reader set system_identifier = '1'")
+    shop.sql("insert into users values (2)")
+    assert len(setup.apply(wanted)) == 1
+    assert len(captured(shop, "users")) == 2
+    assert shop.sql(reader) == before
+    assert setup.apply(wanted) == []
+    # A restore into a server that happens to use the same number again: it has not come to these transactions yet.
+    shop.sql("update wal_tracker.reader set system_identifier = '1', snapshot = '99999999:99999999:'")
+    setup.apply(wanted)
+    assert captured(shop, "users") == []
 
 
 # The commands -------------------------------------------------------------------------------------

@@ -51,4 +51,4 @@ def captured(database: Database, table: str | None = None) -> list[tuple[str, An
 
 def failures(database: Database) -> list[tuple[Any, ...]]:
     """Operation and SQLSTATE of every capture that failed."""
-    return database.sql("select op, sqlstate from wal_tracker.capture_failure order by id")
+    return database.sql("select op, sqlstate from wal_tracker.capture_failure order by at, xid")

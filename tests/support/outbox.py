@@ -15,7 +15,7 @@ from wal_tracker.model import Commit, Item
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.secret import Secret
 from wal_tracker.source.connection import SourceSettings, read_sql
-from wal_tracker.source.outbox import CapturedTables, CaptureFailure, OutboxSource
+from wal_tracker.source.outbox import CapturedTables, CaptureFailure, MissingRows, OutboxSource
 
 SAFE_SETTINGS = (
     "\nset datestyle = 'ISO'\nset timezone = 'UTC'\nset intervalstyle = 'postgres'\nset extra_float_digits = 1"
@@ -43,18 +43,20 @@ def capture(
         names = ",".join(ignored)
         text = read_sql("outbox/capture.sql")
         for end in ("old", "new"):
-            row = f"(to_jsonb({end}) - '{{{names}}}'::text[])::json" if names else f"row_to_json({end})"
+            row = f"row_to_json({end})"
+            if names:
+                row = f"(select json_object_agg(key, value) from json_each({row}) where key <> all ('{{{names}}}'))"
             text = text.replace("{" + end + "}", row)
         failure = "" if strict else read_sql("outbox/on_failure.sql").replace("{relation}", str(number)) + "\n"
         text = text.replace("{function}", f"capture_{number}").replace("{relation}", str(number))
         text = text.replace("{settings}", settings).replace("{on_failure}", failure)
         database.sql(text)
         database.sql(
-            f"create trigger wal_tracker_capture after insert or update or delete on {table} "
+            f'create trigger "00_wal_tracker_capture" after insert or update or delete on {table} '
             f"for each row execute function wal_tracker.capture_{number}()"
         )
         database.sql(
-            f"create trigger wal_tracker_capture_truncate after truncate on {table} "
+            f'create trigger "00_wal_tracker_capture_truncate" after truncate on {table} '
             f"for each statement execute function wal_tracker.capture_{number}()"
         )
 
@@ -65,6 +67,8 @@ def reader(
     wanted: WantedFor = everything,
     dsn: str = "",
     on_failures: Callable[[list[CaptureFailure]], None] = lambda failures: None,
+    on_missing: Callable[[MissingRows], None] = lambda missing: None,
+    beyond: LSN = LSN(0),
     visible_in: str | None = None,
     lease_s: float = 10.0,
 ) -> OutboxSource:
@@ -73,7 +77,15 @@ def reader(
     types = TypeCatalog()
     decoder = OutboxDecoder(wanted, types, describe=CapturedTables(dsn, types).read)
     settings = SourceSettings(dsn=Secret(dsn))
-    return OutboxSource(settings, decoder, on_capture_failures=on_failures, visible_in=visible_in, lease_s=lease_s)
+    return OutboxSource(
+        settings,
+        decoder,
+        visible_in=visible_in,
+        beyond=beyond,
+        on_capture_failures=on_failures,
+        on_missing_rows=on_missing,
+        lease_s=lease_s,
+    )
 
 
 @contextmanager
@@ -88,7 +100,7 @@ def drain(source: OutboxSource, *, confirm: bool = True, within_s: float = 30) -
     """Everything that has committed by now."""
     items: list[Item] = []
     deadline = time.monotonic() + within_s
-    until = source.end_of_commits()
+    until = source.end_of_commits(LSN(0))
     while not (source.caught_up_lsn and source.caught_up_lsn >= until):
         assert time.monotonic() < deadline, "the outbox was not read to its end"
         found = source.read(0.05)

@@ -31,6 +31,7 @@ from wal_tracker.model import Column, Commit, Item, Transaction
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.source.catalog import read_types
 from wal_tracker.source.connection import Session, SourceSettings, read_sql
+from wal_tracker.source.outbox_plan import is_settled
 
 logger = logging.getLogger("wal_tracker.source")
 
@@ -90,6 +91,16 @@ class CaptureFailure:
     """When the first of them was, as the server writes it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingRows:
+    """Captured changes of one transaction that are in the outbox no more, and were not delivered."""
+
+    xid: int
+    end_lsn: LSN
+    """The position of the transaction."""
+    count: int
+
+
 @dataclass(slots=True)
 class _Claim:
     """One claimed transaction."""
@@ -113,6 +124,10 @@ class _Span:
     def around(spans: Sequence[_Span]) -> _Span:
         """The least that holds all of these."""
         return _Span(min((span.first for span in spans), key=_place), max((span.last for span in spans), key=_place))
+
+
+# Of both tables; the last block has the highest number there can be.
+_EVERYWHERE = {turn: _Span("(0,0)", "(4294967294,65535)") for turn in (0, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +162,9 @@ class OutboxSource:
         decoder: OutboxDecoder,
         *,
         visible_in: str | None = None,
+        beyond: LSN = LSN(0),
         on_capture_failures: Callable[[list[CaptureFailure]], None],
+        on_missing_rows: Callable[[MissingRows], None],
         lease_s: float = LEASE_S,
     ) -> None:
         """
@@ -156,14 +173,19 @@ class OutboxSource:
             decoder: For the captured rows.
             visible_in: Read only transactions that are visible in this snapshot (`pg_snapshot`), and remove nothing: on
                 the way to WAL mode the others come by the slot.
+            beyond: The highest position any destination has reached: what is claimed from now on comes after it,
+                whatever became of the server, or that destination would take it for delivered.
             on_capture_failures: Given changes that were not captured, before they are forgotten; they are on record
                 elsewhere when it returns.
+            on_missing_rows: Given changes that somebody else removed from the outbox, before the end of their
+                transaction; they are on record elsewhere when it returns.
             lease_s: When a process that is not heard of any more has died.
         """
         self._settings = settings
         self._decoder = decoder
         self._visible_in = visible_in
         self._on_capture_failures = on_capture_failures
+        self._on_missing_rows = on_missing_rows
         self._lease_s = lease_s
         self._holder = f"{socket.gethostname()}, process {os.getpid()} ({uuid.uuid4().hex[:8]})"
         self.last_read_bytes = 0
@@ -171,7 +193,7 @@ class OutboxSource:
         self._session: Session | None = None
         self._hears = False
         self._was_primary = False
-        self._position = 0
+        self._position = int(beyond)
         self._read_position = 0
         self._confirmed = 0
         self._renewed = 0.0
@@ -183,6 +205,7 @@ class OutboxSource:
         self._dry_since = 0.0
         # Claiming.
         self._next_claim = 0.0
+        self._rest_until = 0.0
         self._poll_s = POLL_MIN_S
         self._found_last = False
         self._is_asleep = False
@@ -211,7 +234,7 @@ class OutboxSource:
 
         Args:
             start: Everything up to here is durable with us: its claims are forgotten, and what is claimed from now on
-                comes after it, whatever became of the server.
+                comes after it, and after every position there ever was, whatever became of the server.
 
         Returns:
             `start`.
@@ -237,7 +260,12 @@ class OutboxSource:
         now = time.monotonic()
         taken = session.rows(
             read_sql("queries/outbox_take.sql"),
-            {"holder": self._holder, "lease_s": self._lease_s, "start": str(start)},
+            {
+                "holder": self._holder,
+                "lease_s": self._lease_s,
+                "start": str(start),
+                "beyond": str(LSN(max(self._position, int(start)))),
+            },
             doing="taking the outbox",
         )
         if not taken:
@@ -245,12 +273,13 @@ class OutboxSource:
         ((position, signal),) = taken
         self._renewed = now
         self._position, self._read_position, self._confirmed = position, int(start), int(start)
-        self._turn, self._is_asleep = signal & 1, bool(signal & 2)
+        self._turn, self._is_asleep = signal, False
         self._claims.clear()
         self._large = None
         self._has_unread, self._is_dry, self._found_last = True, False, False
         self._last_in = [position, position]
         self._poll_s, self._next_claim, self._next_describe, self._next_tidy = POLL_MIN_S, 0.0, 0.0, 0.0
+        self._rest_until = 0.0
         # A pooler tells us a process of its own, and would give LISTEN to whoever has the connection next.
         self._hears = backend_pid == session.backend_pid
         if self._hears:
@@ -283,15 +312,19 @@ class OutboxSource:
             raise OutboxInUse(holder=holder)
         return int(backend_pid)
 
-    def end_of_commits(self) -> LSN:
+    def end_of_commits(self, start: LSN) -> LSN:
         """
         Claim everything that has committed by now; the position after which all of it has been read.
+
+        Args:
+            start: As for `connect`, which this does where it was not done: what is claimed now must come after it, or
+                it would be taken for delivered.
 
         Raises:
             SourceError: As `connect`.
         """
         if self._session is None:
-            self.connect(LSN(0))
+            self.connect(start)
         self._claim()
         return LSN(self._position)
 
@@ -343,12 +376,17 @@ class OutboxSource:
         self._next_claim = 0.0
 
     def close(self) -> None:
-        """Let go. Where all that was read is durable, the next process may begin at once. Idempotent."""
+        """
+        Let go: nobody wakes us any more, and where all that was read is durable, the next process may begin at once.
+        Idempotent.
+        """
         session = self._session
-        if session is not None and self._read_position <= self._confirmed:
+        if session is not None:
             try:
                 session.rows(
-                    read_sql("queries/outbox_release.sql"), {"holder": self._holder}, doing="releasing the outbox"
+                    read_sql("queries/outbox_release.sql"),
+                    {"holder": self._holder, "is_done": self._read_position <= self._confirmed},
+                    doing="releasing the outbox",
                 )
             except SourceUnavailable:
                 # The line is gone; the lease ends by itself.
@@ -412,25 +450,40 @@ class OutboxSource:
         by_xid: dict[str, list[CapturedRow]] = {claim.xid: [] for claim in claims}
         for row in self._rows(spans, list(by_xid), _EVERY_LSN):
             by_xid[row[0]].append(row)
+        moved = {claim.xid: list[CapturedRow]() for claim in claims if len(by_xid[claim.xid]) != claim.rows}
+        if moved:
+            # VACUUM FULL, CLUSTER and pg_repack put rows in other places than those that were claimed.
+            by_xid.update(moved)
+            for row in self._rows(_EVERYWHERE, list(moved), _EVERY_LSN):
+                by_xid[row[0]].append(row)
         items: list[Item] = []
         for claim in claims:
             rows = by_xid[claim.xid]
-            if len(rows) != claim.rows:
-                self._tell_missing(claim.rows - len(rows), claim.xid)
+            self._tell_missing(claim, claim.rows - len(rows))
             transaction = self._decoder.begin(int(claim.xid), claim.position, max((row[6] for row in rows), default=0))
             self._decoder.rows(transaction, rows, items)
             self._end(transaction, claim, items)
         return items
 
     def _begin_large(self, claim: _Claim) -> list[Item]:
+        parts = self._parts(claim, claim.spans)
+        if sum(part.rows for part in parts) != claim.rows:
+            parts = self._parts(claim, _EVERYWHERE)
+        self._tell_missing(claim, claim.rows - sum(part.rows for part in parts))
+        at_us = max((part.at_us for part in parts), default=0)
+        transaction = self._decoder.begin(int(claim.xid), claim.position, at_us)
+        self._large = _Large(claim, transaction, parts)
+        return self._next_part(self._large)
+
+    def _parts(self, claim: _Claim, spans: dict[int, _Span]) -> deque[_Part]:
         found = self._connected().rows(
             read_sql("queries/outbox_parts.sql"),
-            {"xid": claim.xid, "most_rows": PAGE_ROWS, "most_bytes": PAGE_BYTES, **_bounds(claim.spans)},
+            {"xid": claim.xid, "most_rows": PAGE_ROWS, "most_bytes": PAGE_BYTES, **_bounds(spans)},
             doing="looking over a large transaction in the outbox",
             timeout_s=CLAIM_TIMEOUT_S,
             while_waiting=self._keep_lease,
         )
-        parts = deque(
+        return deque(
             _Part(
                 (first_lsn, last_lsn),
                 {turn: _Span(*tids) for turn, tids in enumerate(((first_0, last_0), (first_1, last_1))) if tids[0]},
@@ -439,20 +492,17 @@ class OutboxSource:
             )
             for first_lsn, last_lsn, first_0, last_0, first_1, last_1, rows, at_us in found
         )
-        total = sum(part.rows for part in parts)
-        if total != claim.rows:
-            self._tell_missing(claim.rows - total, claim.xid)
-        at_us = max((part.at_us for part in parts), default=0)
-        transaction = self._decoder.begin(int(claim.xid), claim.position, at_us)
-        self._large = _Large(claim, transaction, parts)
-        return self._next_part(self._large)
 
     def _next_part(self, large: _Large) -> list[Item]:
         items: list[Item] = []
         # A part may hold nothing that anybody wants: the pipeline is to hear of those that do.
         while large.parts and not items:
             part = large.parts.popleft()
-            self._decoder.rows(large.transaction, self._rows(part.spans, [large.claim.xid], part.lsns), items)
+            rows = self._rows(part.spans, [large.claim.xid], part.lsns)
+            if len(rows) != part.rows:
+                rows = self._rows(_EVERYWHERE, [large.claim.xid], part.lsns)
+                self._tell_missing(large.claim, part.rows - len(rows))
+            self._decoder.rows(large.transaction, rows, items)
         if not large.parts:
             self._large = None
             self._end(large.transaction, large.claim, items)
@@ -474,12 +524,9 @@ class OutboxSource:
         self._read_position = claim.position
         items.append(Commit(transaction))
 
-    @staticmethod
-    def _tell_missing(count: int, xid: str) -> None:
-        logger.warning(
-            "rows have vanished from the outbox: somebody else removed them, and they are not delivered",
-            extra={"rows": count, "xid": xid},
-        )
+    def _tell_missing(self, claim: _Claim, count: int) -> None:
+        if count > 0:
+            self._on_missing_rows(MissingRows(xid=int(claim.xid), end_lsn=LSN(claim.position), count=count))
 
     # Claiming ------------------------------------------------------------------------------------
 
@@ -512,6 +559,7 @@ class OutboxSource:
             self._decoder.refresh()
             self._next_describe = now + (DESCRIBE_IDLE_S if position is None else DESCRIBE_INTERVAL_S)
         rest = (now - begun) * CLAIM_REST
+        self._rest_until = now + rest
         if position is None and is_leaving and self._visible_in is None and self._confirmed >= self._read_position:
             # Nothing more will be ours, ever, and nothing is left to be confirmed.
             raise SourceRefused(
@@ -548,7 +596,8 @@ class OutboxSource:
         if not self._hears:
             time.sleep(max(0.0, seconds))
         elif self._connected().wait_for_notice(max(0.0, seconds)):
-            self._poll_s, self._next_claim = POLL_MIN_S, 0.0
+            # Anybody may notify, and as often as he likes.
+            self._poll_s, self._next_claim = POLL_MIN_S, self._rest_until
 
     def _signal(self, session: Session, *, is_asleep: bool) -> None:
         session.rows(
@@ -646,6 +695,7 @@ class CapturedTables:
         self._dsn = dsn
         self._types = types
         self._told: dict[int, str] = {}
+        self._told_unsettled: dict[int, list[str]] = {}
 
     def read(self) -> list[CapturedTable]:
         """
@@ -662,6 +712,14 @@ class CapturedTables:
             if problem and self._told.get(table.number) != problem:
                 logger.warning("changes are not captured", extra={"table": table.name, "reason": problem})
             self._told[table.number] = problem
+            unsettled = unsettled_columns(table, self._types)
+            if unsettled and self._told_unsettled.get(table.number) != unsettled:
+                logger.warning(
+                    "the text of these columns depends on the settings of the session that writes: `wal_tracker apply` "
+                    "gives the capture function its own",
+                    extra={"table": table.name, "columns": ", ".join(unsettled)},
+                )
+            self._told_unsettled[table.number] = unsettled
         return tables
 
 
@@ -682,8 +740,9 @@ def read_captured(session: Session) -> list[CapturedTable]:
             generated=frozenset(name for name, _, _, is_generated in columns if is_generated),
             is_there=table is not None,
             is_captured=is_captured,
+            has_settings=has_settings,
         )
-        for number, oid, last_schema, last_table, schema, table, columns, is_captured in session.rows(
+        for number, oid, last_schema, last_table, schema, table, columns, is_captured, has_settings in session.rows(
             read_sql("queries/outbox_tables.sql"), doing="reading which tables are captured"
         )
     ]
@@ -760,6 +819,17 @@ def capture_problem(table: CapturedTable) -> str:
     if not table.is_captured:
         return "its trigger is gone or disabled; `wal_tracker apply` makes it again"
     return ""
+
+
+def unsettled_columns(table: CapturedTable, types: TypeCatalog) -> list[str]:
+    """Columns, added since `apply`, whose values come in a form that depends on who writes them. Pure."""
+    if table.has_settings or not table.is_captured:
+        return []
+    return [
+        column.name
+        for column in table.columns
+        if column.name not in table.generated and not is_settled(column.type_oid, types)
+    ]
 
 
 def _bounds(spans: dict[int, _Span]) -> dict[str, str | None]:

@@ -10,9 +10,10 @@ column types are followed, and a second `apply` changes nothing.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from psycopg2 import sql
 
@@ -35,8 +36,8 @@ from wal_tracker.source.plan import (
     quoted,
 )
 
-CAPTURE_TRIGGERS = ("wal_tracker_capture", "wal_tracker_capture_truncate")
-"""The names of our triggers, on every tracked table."""
+CAPTURE_TRIGGERS = ("00_wal_tracker_capture", "00_wal_tracker_capture_truncate")
+"""The names of our triggers, on every tracked table: triggers fire in the order of their names, and ours come first."""
 
 OUTBOX_OBJECTS = ("signal", "outbox", "outbox_0", "outbox_1", "tracked", "claim", "reader", "capture_failure", "switch")
 """What sql/outbox/tables.sql makes."""
@@ -60,6 +61,7 @@ _SETTINGS = (
     "\nset bytea_output = 'hex'"
 )
 _MONEY = 790
+_JSON = 114
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Tracked:
     id: int
     relation: int
     name: TableName
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Of the ignored columns the table had: their numbers, which a column keeps when it is renamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class Trigger:
     def number(self) -> int | None:
         """The number its function carries; None: it is not ours."""
         found = _CAPTURE.fullmatch(self.function or "")
-        return int(found[1]) if found and self.name in CAPTURE_TRIGGERS else None
+        return int(found[1]) if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +116,29 @@ class Outbox:
     """Of a partition: what it is a partition of, at any level."""
     types: TypeCatalog
     lc_monetary: str
+    subscribed: frozenset[int] = frozenset()
+    """Tables a subscription writes to, past our triggers."""
+    json_casts: frozenset[int] = frozenset()
+    """Types whose conversion to JSON is a function some user made."""
+    is_same_outbox: bool = True
+    """It can be the one its reader was made for, and was not restored from a dump."""
     captured: frozenset[int] = frozenset()
     """Of the numbers `leaving_numbers` names: those the outbox holds rows of."""
     undelivered: int = 0
-    """Captured changes that are not durable everywhere; asked only before the outbox is dropped."""
+    """Captured changes that are not durable everywhere; asked only before the outbox is dropped or emptied."""
     failures: int = 0
     read_by: str | None = None
     """Who reads the outbox now."""
 
     @property
     def is_other_servers(self) -> bool:
-        """Restored from the dump of another server, whose transaction ids mean nothing here."""
-        return self.reader_server is not None and self.reader_server != self.server
+        """Restored from a dump: its transaction ids mean nothing here."""
+        return self.reader_server is not None and not self.is_same_outbox
+
+    @property
+    def is_upgraded(self) -> bool:
+        """The server was upgraded in place: another identifier, and the same transaction ids."""
+        return self.reader_server is not None and self.is_same_outbox and self.reader_server != self.server
 
     @property
     def has_triggers(self) -> bool:
@@ -251,16 +266,34 @@ class _Draft(Draft):
             return False
         if not has_tables:
             self.step("outbox/tables.sql", "where captured changes wait", change="+ outbox")
+            self.notes.append(
+                "leave the outbox out of dumps (`pg_dump --exclude-schema=wal_tracker`): while one runs nothing is "
+                "removed from it, and one on a standby is cancelled when something is"
+            )
+            if not self.wanted.is_strict:
+                self.notes.append(
+                    "capture: tolerant takes a transaction id of its own for every captured row; tables that are "
+                    "written millions of rows at a time are better captured strictly (source.capture), or by WAL"
+                )
         if self.owner is not None and (not has_tables or is_superusers):
             owner = sql.Identifier(self.owner)
             self.step("outbox/give_tables.sql", "capture functions run with their owner's rights", owner=owner)
         if self._outbox.is_other_servers:
-            why = "this database was restored from another server's"
-            self.step("outbox/forget_other_server.sql", why, change="~ outbox: emptied")
+            self.step("outbox/forget_other_server.sql", "it came with a restore", change="~ outbox: emptied")
             self.notes.append(
-                "the outbox came with a restore: what another server captured is that server's to deliver, and goes"
+                "the outbox came with a restore: what another database captured is that one's to deliver, and goes"
             )
-        if self._outbox.reader_server != self._outbox.server:
+            if self._outbox.undelivered:
+                self.find(
+                    f"{self._outbox.undelivered} captured changes came with the restore, were not delivered by then, "
+                    "and go",
+                    "where the database of the dump is gone, they are lost: nobody else delivers them",
+                    is_blocking=False,
+                )
+        if self._outbox.is_upgraded:
+            why = "the server was upgraded in place"
+            self.step("outbox/follow_server.sql", why, change="~ outbox: read on, after an upgrade of the server")
+        elif self._outbox.reader_server is None or self._outbox.is_other_servers:
             self.step("outbox/make_reader.sql", "what commits from now on is captured")
         return True
 
@@ -340,7 +373,20 @@ class _Draft(Draft):
             elif theirs := self._triggers_of_others(table):
                 self.find(
                     f"{schema}.{name} has a trigger {theirs[0]} that wal_tracker did not make",
-                    f"run: alter trigger {theirs[0]} on {quoted(schema)}.{quoted(name)} rename to another_name;",
+                    f"run: alter trigger {quoted(theirs[0])} on {quoted(schema)}.{quoted(name)} rename to another;",
+                )
+            elif renamed_column := self._renamed_column(table):
+                before, after = renamed_column
+                self.find(
+                    f"{schema}.{name} has a column {after} that was called {before}, which is ignored; under its new "
+                    "name it is captured",
+                    f"ignore {after}, or {before} no longer",
+                )
+            elif cast := self._casts_of_users(table):
+                self.find(
+                    f"{schema}.{name} has a column {cast} of a type with a cast to json that is no extension's: our "
+                    "capture function would call it, with the rights of who owns the outbox",
+                    "drop that cast, or capture by mode wal",
                 )
             elif table.relation.relation_id not in self._outbox.may_trigger:
                 self.find(
@@ -348,6 +394,13 @@ class _Draft(Draft):
                     f"run: grant trigger on {quoted(schema)}.{quoted(name)} to {quoted(role)};",
                 )
             else:
+                if table.relation.relation_id in self._outbox.subscribed:
+                    self.find(
+                        f"a subscription writes to {schema}.{name}, and what it writes fires no trigger of ours",
+                        f"to capture that, too, its owner runs after apply: alter table {quoted(schema)}."
+                        f"{quoted(name)} enable always trigger {quoted(CAPTURE_TRIGGERS[0])};",
+                        is_blocking=False,
+                    )
                 yield table
 
     def _triggers_of_others(self, table: Table) -> list[str]:
@@ -360,21 +413,46 @@ class _Draft(Draft):
             and trigger.name in CAPTURE_TRIGGERS
         ]
 
+    def _renamed_column(self, table: Table) -> tuple[str, str] | None:
+        """An ignored column that has another name since `apply`, by which it is not ignored: the two names."""
+        hidden = self.wanted.ignored.get(_name(table), frozenset())
+        names = dict(table.numbers)
+        for one in self.known.values():
+            if one.tracked is None or one.tracked.relation != table.relation.relation_id or one.table is not table:
+                continue
+            for before, number in one.tracked.ignored.items():
+                after = names.get(number, before)
+                if before in hidden and after not in {before, *hidden}:
+                    return before, after
+        return None
+
+    def _casts_of_users(self, table: Table) -> str:
+        """The first column whose conversion to JSON runs a user's function; empty: there is none."""
+        for column in table.relation.columns:
+            if _leaves(column.type_oid, self._outbox.types) & self._outbox.json_casts:
+                return column.name
+        return ""
+
     def _number(self, number: int, table: Table) -> None:
         """The table's row in wal_tracker.tracked."""
         known = self.known.get(number)
         row = known.tracked if known is not None else None
+        hidden = self.wanted.ignored.get(_name(table), frozenset())
+        ignored = {column: number for number, column in sorted(table.numbers) if column in hidden}
         names = {
             "id": sql.Literal(number),
             "table": _regclass(table),
             "schema_name": sql.Literal(table.relation.schema),
             "table_name": sql.Literal(table.relation.table),
+            "ignored": sql.Literal(json.dumps(ignored)),
         }
         if row is None:
             self.step("outbox/track.sql", "a rule tracks it", **names)
         elif (row.relation, row.name) != (table.relation.relation_id, _name(table)):
             why = f"it was called {'.'.join(row.name)}" if row.name != _name(table) else "it was made anew"
             self.step("outbox/follow_table.sql", why, change=f"~ {table.relation.name}: {why}", **names)
+        elif row.ignored != ignored:
+            self.step("outbox/follow_table.sql", "it has other ignored columns", **names)
 
     def _function(self, number: int, table: Table) -> None:
         """The table's capture function, in today's edition."""
@@ -382,7 +460,9 @@ class _Draft(Draft):
         # Also those the table does not have: it may get them tomorrow.
         hidden = sorted(self.wanted.ignored.get(_name(table), ()))
         settings = self._settings(table)
-        mark = _mark(number, settings, hidden, is_strict=self.wanted.is_strict)
+        has_json = any(_JSON in _leaves(column.type_oid, self._outbox.types) for column in table.relation.columns)
+        rows = {record: _row(record, hidden, has_json=has_json) for record in ("old", "new")}
+        mark = _mark(number, settings, rows, is_strict=self.wanted.is_strict)
         found = self.live.own_objects.get(("function", function))
         qualified = sql.Identifier("wal_tracker", function)
         is_superusers = self._is_superusers("function", function)
@@ -395,8 +475,7 @@ class _Draft(Draft):
                 failure = sql.SQL("{}\n").format(composed("outbox/on_failure.sql", relation=sql.Literal(number)))
             self.step(
                 "outbox/capture.sql", why, function=sql.Identifier(function), relation=sql.Literal(number),
-                settings=sql.SQL(settings), old=_row("old", hidden), new=_row("new", hidden), on_failure=failure,
-                change=change,
+                settings=sql.SQL(settings), **rows, on_failure=failure, change=change,
             )  # fmt: skip
             self.step("outbox/guard_capture.sql", "only triggers call it", function=qualified)
             self.step("outbox/mark_capture.sql", "so that we know it", function=qualified, mark=sql.Literal(mark))
@@ -410,7 +489,7 @@ class _Draft(Draft):
         """The settings a capture function runs under, for the sake of the table's columns."""
         columns = [column.type_oid for column in table.relation.columns if column.name not in table.generated]
         types = self._outbox.types
-        if all(_is_settled(oid, types) for oid in columns):
+        if all(is_settled(oid, types) for oid in columns):
             return ""
         if self._outbox.lc_monetary and any(_MONEY in _leaves(oid, types) for oid in columns):
             escaped = self._outbox.lc_monetary.replace("'", "''")
@@ -425,7 +504,7 @@ class _Draft(Draft):
             if trigger.relation == table.relation.relation_id and trigger.number == number
         }
         name = _name(table)
-        if len(found) == len(CAPTURE_TRIGGERS):
+        if found.keys() == set(CAPTURE_TRIGGERS):
             for trigger in found.values():
                 if trigger.is_enabled:
                     continue
@@ -433,7 +512,7 @@ class _Draft(Draft):
                     qualified = ".".join(map(quoted, name))
                     self.find(
                         f"trigger {trigger.name} on {table.relation.name} is disabled: its changes are not captured",
-                        f"its owner runs: alter table {qualified} enable trigger {trigger.name};",
+                        f"its owner runs: alter table {qualified} enable trigger {quoted(trigger.name)};",
                     )
                     continue
                 self.step(
@@ -476,19 +555,44 @@ class _Draft(Draft):
                 self.step("outbox/untrack.sql", f"no rule tracks {'.'.join(row.name)}", id=sql.Literal(number))
 
 
-def _mark(number: int, settings: str, hidden: list[str], *, is_strict: bool) -> str:
+def _mark(number: int, settings: str, rows: Mapping[str, sql.Composable], *, is_strict: bool) -> str:
     """What a capture function's comment says: ours, the edition, and the fingerprint of what it was made from."""
     failure = "" if is_strict else read_sql("outbox/on_failure.sql")
-    made_from = repr((read_sql("outbox/capture.sql"), failure, number, settings, hidden))
+    made_from = repr((read_sql("outbox/capture.sql"), failure, number, settings, rows))
     return f"{FUNCTION_MARK}, {hashlib.sha256(made_from.encode()).hexdigest()[:16]}"
 
 
-def _row(record: str, hidden: list[str]) -> sql.Composable:
-    """A row as JSON, without the ignored columns."""
+_WITHOUT = sql.SQL(
+    "(select coalesce(json_object_agg(key, value) filter (where key <> all (array[{names}]::text[])), '{{}}') "
+    "from json_each({row}) having count(*) > 0)"
+)
+# The escapes of json values that json_each does not take, written without a backslash, and back again.
+_MASK = sql.SQL("replace(replace(replace({}::text, '~', '~0'), repeat(chr(92), 2), '~1'), chr(92) || 'u', '~2')::json")
+_UNMASK = sql.SQL(
+    "replace(replace(replace({}::text, '~2', chr(92) || 'u'), '~1', repeat(chr(92), 2)), '~0', '~')::json"
+)
+
+
+def _row(record: str, hidden: list[str], *, has_json: bool) -> sql.Composable:
+    """
+    A row as JSON, without the ignored columns: empty where all are ignored, null where there is none (TRUNCATE).
+
+    Not by jsonb, which takes less than json (no NUL, no lone surrogate, no 1e200000), keeps one of several equal keys
+    and writes numbers anew. `json_each` takes no such characters either, but only the values of json columns hold any.
+    """
+    row = sql.SQL(f"row_to_json({record})")
     if not hidden:
-        return sql.SQL(f"row_to_json({record})")
-    names = sql.SQL(", ").join(map(_in_body, hidden))
-    return sql.SQL("(to_jsonb({}) - array[{}]::text[])::json").format(sql.SQL(record), names)
+        return row
+    names = sql.SQL(", ").join(_in_body(_masked(name) if has_json else name) for name in hidden)
+    if not has_json:
+        return _WITHOUT.format(row=row, names=names)
+    return _UNMASK.format(_WITHOUT.format(row=_MASK.format(row), names=names))
+
+
+def _masked(name: str) -> str:
+    """A column's name as `json_each` reads it out of a row that is masked."""
+    masked = name.replace("~", "~0").replace("\\", "~1")
+    return "".join(f"~2{ord(one):04x}" if one < " " and one not in "\b\f\n\r\t" else one for one in masked)
 
 
 def _in_body(text: str) -> sql.Composable:
@@ -523,7 +627,7 @@ def _leaves(oid: int, types: TypeCatalog) -> frozenset[int]:
     return frozenset(found)
 
 
-def _is_settled(oid: int, types: TypeCatalog) -> bool:
+def is_settled(oid: int, types: TypeCatalog) -> bool:
     """Whether a type's text is the same whatever the session's settings; unknown ones are not."""
     return all(_is_settled_leaf(types.get(leaf)) for leaf in _leaves(oid, types))
 
@@ -569,7 +673,7 @@ def _may_not_drop(trigger: Trigger, live: Live) -> Finding:
     table = ".".join(trigger.table)
     return Finding(
         f"role {live.primary.role!r} does not own {table} and may not drop trigger {trigger.name}",
-        f"its owner runs: drop trigger {trigger.name} on {'.'.join(map(quoted, trigger.table))};",
+        f"its owner runs: drop trigger {quoted(trigger.name)} on {'.'.join(map(quoted, trigger.table))};",
     )
 
 

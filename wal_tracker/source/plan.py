@@ -23,7 +23,7 @@ from wal_tracker.source.connection import OUTPUT_PLUGIN_REMEDY, SourceSettings, 
 MARK = "made by wal_tracker"
 """The comment on what is ours."""
 
-FUNCTION_MARK = "made by wal_tracker, edition 2"
+FUNCTION_MARK = "made by wal_tracker, edition 3"
 """Changes with the text of the functions, so that `apply` replaces older ones."""
 
 OWNER = "wal_tracker_owner"

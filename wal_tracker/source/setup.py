@@ -169,6 +169,8 @@ class _Servers:
         if numbers:
             found = self.primary.rows(read_sql("queries/captured_tables.sql"), {"ids": numbers}, doing=_LOOKING)
             outbox = replace(outbox, captured=frozenset(number for (number,) in found))
+        if outbox.is_other_servers and outbox.has_tables:
+            outbox = self._count_undelivered(outbox)
         return self._render(outbox_plan.decide(wanted, live, outbox))
 
     def decide_drop(self, wanted: Desired, *, slot_only: bool) -> Plan:
@@ -176,12 +178,15 @@ class _Servers:
         live = self._look(wanted.settings)
         outbox = self._look_at_outbox(live, is_wanted=False)
         if outbox.has_tables and not slot_only:
-            ((undelivered, failures, read_by),) = self.primary.rows(
-                read_sql("queries/undelivered.sql"), doing="counting what is not delivered", timeout_s=600
-            )
-            outbox = replace(outbox, undelivered=undelivered, failures=failures, read_by=read_by)
+            outbox = self._count_undelivered(outbox)
         removal = outbox_plan.remove(live, outbox)
         return self._render(decide_drop(wanted, live, slot_only=slot_only, outbox=removal))
+
+    def _count_undelivered(self, outbox: Outbox) -> Outbox:
+        ((undelivered, failures, read_by),) = self.primary.rows(
+            read_sql("queries/undelivered.sql"), doing="counting what is not delivered", timeout_s=600
+        )
+        return replace(outbox, undelivered=undelivered, failures=failures, read_by=read_by)
 
     def _look(self, settings: SourceSettings) -> Live:
         """Read what is there."""
@@ -206,14 +211,18 @@ class _Servers:
         there = {name for kind, name in live.own_objects if kind == "relation"}
         last_number, server, lc_monetary = 0, "", ""
         tables: list[tuple[Any, ...]] = []
+        casts: list[tuple[Any, ...]] = []
         if is_wanted:
+            casts = self.primary.rows(read_sql("queries/json_casts.sql"), doing=_LOOKING)
             ((server, lc_monetary),) = self.primary.rows(read_sql("queries/this_server.sql"), doing=_LOOKING)
             tables = self.primary.rows(read_sql("queries/capture_tables.sql"), doing=_LOOKING)
         tracked: list[Tracked] = []
         if "tracked" in there:
             ((last_number,),) = self.primary.rows(read_sql("queries/last_number.sql"), doing=_LOOKING)
-            for number, oid, schema, name in self.primary.rows(read_sql("queries/tracked.sql"), doing=_LOOKING):
-                tracked.append(Tracked(number, oid, (schema, name)))
+            for number, oid, schema, name, ignored in self.primary.rows(
+                read_sql("queries/tracked.sql"), doing=_LOOKING
+            ):
+                tracked.append(Tracked(number, oid, (schema, name), ignored))
         reader = self.primary.rows(read_sql("queries/reader_server.sql"), doing=_LOOKING) if "reader" in there else []
         under_way = switch.read_switch(self.primary)
         triggers = self.primary.rows(read_sql("queries/capture_triggers.sql"), doing=_LOOKING)
@@ -222,13 +231,16 @@ class _Servers:
             tracked=tuple(tracked),
             last_number=last_number,
             reader_server=reader[0][0] if reader else None,
+            is_same_outbox=not reader or reader[0][1],
             server=server,
             switch_to=under_way.to_mode if under_way is not None else None,
             triggers=tuple(Trigger(oid, (schema, table), *rest) for oid, schema, table, *rest in triggers),
-            may_trigger=frozenset(oid for oid, may, _ in tables if may),
-            ancestors={oid: frozenset(ancestors) for oid, _, ancestors in tables if ancestors},
+            may_trigger=frozenset(oid for oid, may, _, _ in tables if may),
+            ancestors={oid: frozenset(ancestors) for oid, _, ancestors, _ in tables if ancestors},
+            subscribed=frozenset(oid for oid, _, _, is_subscribed in tables if is_subscribed),
             types=TypeCatalog(read_types(self.primary) if is_wanted else ()),
             lc_monetary=lc_monetary or "",
+            json_casts=frozenset(oid for (oid,) in casts),
         )
 
     def _render(self, decided: Plan) -> Plan:

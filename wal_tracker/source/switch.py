@@ -51,7 +51,7 @@ _DEADLOCK = "40P01"
 APPLY_AGAIN = "`wal_tracker apply` goes on where it was"
 
 
-CAPTURE_TRIGGERS = frozenset({"wal_tracker_capture", "wal_tracker_capture_truncate"})
+CAPTURE_TRIGGERS = frozenset({"00_wal_tracker_capture", "00_wal_tracker_capture_truncate"})
 
 
 @dataclass(frozen=True, slots=True)
