@@ -87,6 +87,14 @@ class Emitter:
         }
 
 
+def parsed(line: str) -> Any:
+    """A line as JSON; None where it is none."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 class Switched(Job):
     """A job whose mode changes, over the workload of `items` and `Emitter`; events go to the file and to stdout."""
 
@@ -142,7 +150,10 @@ class Switched(Job):
         assert {event["source"]["mode"] for event in events} == {"wal", "trigger"}
         emitter.judge(events)
         items.judge(self.database, [event for event in events if event["event"] != "said"])
-        told = [json.loads(line) for line in self.log_text().splitlines() if line.startswith("{")]
+        # What kills the process may tear the line it is writing.
+        told = [
+            event for event in map(parsed, self.log_text().splitlines()) if isinstance(event, dict) and "id" in event
+        ]
         assert {event["id"] for event in told} == set(ids)
         by_id = {event["id"]: event for event in events}
         assert all(by_id[event["id"]] == event for event in told)
@@ -156,7 +167,7 @@ class Switched(Job):
         ((slots, outbox, triggers),) = self.database.sql(
             "select (select count(*) from pg_replication_slots where database = current_database()),"
             " to_regclass('wal_tracker.outbox') is not null,"
-            " (select count(*) from pg_trigger where tgname ~ '^wal_tracker_capture')"
+            " (select count(*) from pg_trigger where tgname ~ '^00_wal_tracker_capture')"
         )
         return slots, outbox, triggers
 

@@ -36,7 +36,7 @@ def test_trigger_mode_needs_outbox_and_triggers(job: Switched) -> None:
     said = refused(job)
     assert "there is no outbox" in said and "public.items has no capture trigger" in said and "run --apply" in said
     assert job.run("run", "--apply", "--until-caught-up").returncode == 0
-    job.database.sql("alter table items disable trigger wal_tracker_capture_truncate")
+    job.database.sql("alter table items disable trigger \"00_wal_tracker_capture_truncate\"")
     assert "public.items has no capture trigger" in refused(job)
     job.change_to("trigger")
     job.database.sql("insert into items values (1, 1, 'made')")

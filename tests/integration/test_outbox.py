@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 import threading
 import time
@@ -25,7 +26,8 @@ from wal_tracker.errors import CheckpointRegression, OutboxInUse, SourceRefused,
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Change, Commit, Item, Message
 from wal_tracker.source import outbox
-from wal_tracker.source.outbox import CaptureFailure, OutboxSource
+from wal_tracker.source.connection import read_sql
+from wal_tracker.source.outbox import CaptureFailure, MissingRows, OutboxSource
 
 
 @pytest.fixture
@@ -235,6 +237,18 @@ def test_large_rows_are_read_a_few_at_a_time(shop: Database) -> None:
     assert max(sizes) < 10 * outbox.PAGE_BYTES
 
 
+def test_the_size_of_a_row_is_no_integer_of_four_bytes(shop: Database) -> None:
+    """Sixteen times a row of 128 MB, compressed, is more: no claim would ever succeed again."""
+    for name in ("queries/outbox_claim.sql", "queries/outbox_parts.sql"):
+        text = read_sql(name)
+        sizes = re.findall(r"pg_column_size\((?:old|new)\) \* case when .*? end", text)
+        assert len(sizes) == 4
+        for size in sizes:
+            assert shop.sql(f"select pg_typeof({size})::text from (select null::json, null::json) as _ (old, new)") == [
+                ("bigint",)
+            ]
+
+
 def test_a_backlog_is_claimed_at_once_and_read_in_pages(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many transactions wait, a page of claims is what is held of them."""
     monkeypatch.setattr(outbox, "PAGE_CLAIMS", 10)
@@ -297,7 +311,7 @@ def test_two_never_read_at_once(shop: Database) -> None:
         with pytest.raises(SourceUnavailable, match="another process"):
             first.confirm(items[-1].transaction.end_lsn)
         with pytest.raises(SourceUnavailable, match="another process"):
-            first.end_of_commits()
+            first.end_of_commits(LSN(0))
 
 
 def test_who_has_delivered_everything_lets_the_next_one_in_at_once(shop: Database) -> None:
@@ -309,6 +323,42 @@ def test_who_has_delivered_everything_lets_the_next_one_in_at_once(shop: Databas
     assert shop.sql("select last_value < 2 from wal_tracker.signal") == [(True,)]
     with reading(shop) as second:
         assert second.read(0) == []
+
+
+def test_nobody_is_left_asleep(shop: Database) -> None:
+    """Who goes with work undone keeps the lease, and wants no notifications; who comes after a crash ends them, too."""
+
+    def is_asleep() -> bool:
+        return shop.sql("select last_value & 2 from wal_tracker.signal") == [(2,)]
+
+    source = reader(shop, lease_s=0.2)
+    source.connect(LSN(0))
+    shop.sql("insert into t values (1)")
+    while not source.read(1):
+        pass
+    while not is_asleep():
+        assert source.read(0.05) == []
+    source.close()
+    assert not is_asleep()
+    assert shop.sql("select holder is not null from wal_tracker.reader") == [(True,)]
+
+    shop.sql("select setval('wal_tracker.signal', 2)")
+    wait_until(lambda: connected(source))
+    assert not is_asleep()
+    # Who has lost the outbox to another one keeps his hands off it.
+    shop.sql("update wal_tracker.reader set holder = 'somebody else'")
+    shop.sql("select setval('wal_tracker.signal', 2)")
+    source.close()
+    assert is_asleep()
+
+
+def test_a_signal_without_a_value_is_none(shop: Database) -> None:
+    """As a dump of definitions alone leaves it: the first table, and nobody sleeps."""
+    shop.sql("alter sequence wal_tracker.signal restart")
+    assert shop.sql("select pg_sequence_last_value('wal_tracker.signal')") == [(None,)]
+    with reading(shop) as source:
+        shop.sql("alter sequence wal_tracker.signal restart")
+        source.end_of_commits(LSN(0))
 
 
 def test_a_process_that_waits_keeps_its_lease(shop: Database) -> None:
@@ -378,6 +428,44 @@ def test_positions_stay_above_what_is_delivered_after_a_failover(shop: Database)
     assert items[-1].transaction.commit_lsn >= ahead
 
 
+def test_what_is_to_be_read_is_claimed_above_what_is_delivered(shop: Database) -> None:
+    """Also before the outbox is read at all (--until-caught-up), and above the destination that is furthest."""
+    for start, beyond in ((10**15, 0), (10**15, 10**16)):
+        shop.sql("truncate t; insert into t values (1)")
+        source = reader(shop, beyond=LSN(beyond))
+        with closing(source):
+            until = source.end_of_commits(LSN(start))
+            assert until > max(start, beyond)
+            source.close()
+            source.connect(LSN(start))
+            items = drain(source)
+        assert ids(items) == [1]
+        commits = [item.transaction for item in items if isinstance(item, Commit)]
+        assert all(transaction.commit_lsn >= max(start, beyond) for transaction in commits)
+
+
+def test_a_crash_takes_back_nothing_that_was_handed_on(server: Callable[..., Server]) -> None:
+    """Commits that nobody waited for (synchronous_commit = off) are durable before we tell of them."""
+    made = server(synchronous_commit="off", wal_writer_delay="10s")
+    database = made.create_database()
+    database.sql("create table t (id bigint primary key, note text)")
+    install(database)
+    capture(database, "public.t")
+    database.sql("checkpoint")
+    database.sql("set synchronous_commit = on; select pg_logical_emit_message(true, 'x', 'x')")
+    with reading(database) as source:
+        database.sql("insert into t values (1)")
+        items = drain(source, confirm=False)
+        made.kill9()
+    made.start()
+
+    assert ids(items) == [1]
+    assert database.sql("select id from t") == [(1,)]
+    with closing(reader(database)) as source:
+        wait_until(lambda: connected(source))
+        assert [item.transaction.xid for item in drain(source)] == [item.transaction.xid for item in items]
+
+
 def test_an_outbox_of_another_server_is_refused(shop: Database) -> None:
     """Its transaction ids mean nothing here: a database restored from a dump says so, with the remedy."""
     shop.sql("update wal_tracker.reader set system_identifier = '1'")
@@ -434,6 +522,44 @@ def test_nothing_is_removed_before_it_is_confirmed(shop: Database) -> None:
         source._clean(source._connected(), source._turn)
         assert waiting(shop) >= 1
         assert ids(drain(source)) == [2]
+
+
+def test_who_reads_the_claims_keeps_nothing_from_being_emptied(shop: Database) -> None:
+    """Vacuum or a dump at the claims: they stay for now, and the outbox is emptied all the same."""
+    shop.sql(
+        "insert into wal_tracker.claim select '0/0'::pg_lsn + n, 0, '1', '(0,1)', '(0,1)', 1, 1 "
+        "from generate_series(1, 100000) as n; delete from wal_tracker.claim"
+    )
+    elsewhere = psycopg2.connect(shop.dsn)
+    elsewhere.cursor().execute("lock table wal_tracker.claim in access share mode")
+    with reading(shop) as source:
+        shop.sql("insert into t values (1)")
+        drain(source)
+        read_until(source, lambda: waiting(shop) == 0, within_s=8)
+        elsewhere.close()
+        shop.sql("insert into t values (2)")
+        drain(source)
+        read_until(source, lambda: shop.sql("select pg_relation_size('wal_tracker.claim') < 1000000") == [(True,)])
+
+
+def test_a_trickle_makes_no_new_files_all_the_time(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each TRUNCATE is work for the catalog and for every session: once in some seconds, for little."""
+    monkeypatch.setattr(outbox, "IDLE_TURN_S", 0.1)
+    files = "select array_agg(pg_relation_filenode(oid) order by oid) from pg_class where relname ~ '^outbox_[01]$'"
+    seen = set()
+    with reading(shop) as source:
+        begun = time.monotonic()
+        number = 0
+        while time.monotonic() - begun < 2.5:
+            number += 1
+            shop.sql("insert into t values (%s)", number)
+            drain(source)
+            quiet = time.monotonic() + 0.4
+            while time.monotonic() < quiet:
+                source.read(0.05)
+            seen.add(str(shop.sql(files)))
+
+    assert len(seen) <= 2
 
 
 def test_nothing_is_lost_or_doubled_while_the_tables_change_places(
@@ -557,6 +683,30 @@ def test_nobody_is_notified_under_load(shop: Database) -> None:
             thread.join()
 
 
+def test_notifications_of_others_do_not_keep_the_server_busy(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any role may notify: that is no reason to look more often than the work of looking allows."""
+    looks = 0
+
+    def count(claim: Callable[[], bool]) -> Callable[[], bool]:
+        def counted() -> bool:
+            nonlocal looks
+            looks += 1
+            return claim()
+
+        return counted
+
+    with reading(shop) as source:
+        read_until(source, lambda: source._is_asleep)
+        monkeypatch.setattr(outbox, "CLAIM_REST", 100_000)
+        monkeypatch.setattr(source, "_claim", count(source._claim))
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            shop.sql("notify wal_tracker")
+            assert source.read(0.01) == []
+
+    assert looks <= 2
+
+
 # The rest ----------------------------------------------------------------------------------------
 
 
@@ -613,16 +763,42 @@ def test_on_the_way_to_wal_mode_only_what_the_snapshot_shows_is_read(shop: Datab
         assert sorted(ids(drain(source))) == [1, 3]
 
 
-def test_rows_somebody_else_removed_are_told(shop: Database, caplog: pytest.LogCaptureFixture) -> None:
-    """An operator's TRUNCATE of the outbox loses what was claimed; not without a word."""
-    shop.sql("insert into t values (1)")
-    with reading(shop) as source, caplog.at_level(logging.WARNING):
-        source.end_of_commits()
+@pytest.mark.parametrize("rows", [1, outbox.PAGE_ROWS + 2])
+def test_rows_somebody_else_removed_are_told(shop: Database, rows: int) -> None:
+    """An operator's TRUNCATE of the outbox loses what was claimed; a gap is on record before that is passed."""
+    told: list[MissingRows] = []
+    shop.sql("insert into t select n from generate_series(1, %s) as n", rows)
+    with reading(shop, on_missing=told.append) as source:
+        source.end_of_commits(LSN(0))
         shop.sql("truncate wal_tracker.outbox_0, wal_tracker.outbox_1")
-        items = source.read(1)
+        (commit,) = source.read(1)
 
-    assert len(items) == 1
-    assert "rows have vanished from the outbox" in caplog.text
+    assert told == [MissingRows(xid=commit.transaction.xid, end_lsn=commit.transaction.end_lsn, count=rows)]
+
+
+def test_claimed_rows_are_found_wherever_they_were_moved_to(shop: Database) -> None:
+    """VACUUM FULL, CLUSTER and pg_repack give rows other places, before a transaction is read and in its middle."""
+    told: list[MissingRows] = []
+    large = 2 * outbox.PAGE_ROWS
+    connection = psycopg2.connect(shop.dsn)
+    connection.cursor().execute("insert into t select n, repeat('x', 100) from generate_series(1, 5000) as n")
+    connection.rollback()
+    shop.sql("insert into t select n from generate_series(1, 5) as n")
+    shop.sql("insert into t select n from generate_series(6, %s) as n", large)
+    with reading(shop, on_missing=told.append) as source:
+        source.end_of_commits(LSN(0))
+        shop.sql("vacuum full wal_tracker.outbox_0")
+        assert ids(source.read(1)) == [1, 2, 3, 4, 5]
+        found = ids(source.read(1))
+        connection.cursor().execute("insert into t values (0)")
+        connection.rollback()
+        shop.sql("create index on wal_tracker.outbox_0 (lsn desc)")
+        shop.sql("cluster wal_tracker.outbox_0 using outbox_0_lsn_idx")
+        found += ids(drain(source))
+    connection.close()
+
+    assert found == list(range(6, large + 1))
+    assert told == []
 
 
 def test_a_pooler_in_transaction_mode_will_do(shop: Database) -> None:

@@ -219,7 +219,7 @@ def test_a_renamed_table_is_told_and_matches_nothing(
         shop.sql("insert into t values (1, 'a')")
         drain(source)
         shop.sql("alter table t rename to people")
-        source.end_of_commits()
+        source.end_of_commits(LSN(0))
         warned = told(caplog)
         shop.sql("insert into people values (2, 'b')")
         items = drain(source)
@@ -254,10 +254,33 @@ def test_a_trigger_that_is_disabled_is_told(
 ) -> None:
     """Somebody's `alter table … disable trigger` is not our silence."""
     with reading(shop, wanted=rules().wanted) as source:
-        shop.sql("alter table t disable trigger wal_tracker_capture")
-        source.end_of_commits()
+        shop.sql('alter table t disable trigger "00_wal_tracker_capture"')
+        source.end_of_commits(LSN(0))
 
     assert any("its trigger is gone or disabled; `wal_tracker apply`" in text for text in told(caplog))
+
+
+def test_a_new_column_whose_text_depends_on_the_session_is_told(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until `apply` has made the capture function anew, an interval is written as each session likes; told once."""
+    database.sql("create table t (id int primary key, note text, d date)")
+    install(database)
+    capture(database, "public.t", settings="")
+    with reading(database) as source:
+        source.end_of_commits(LSN(0))
+        assert told(caplog) == []
+        database.sql("alter table t add column period interval, add column size float8[]")
+        database.sql("alter table t add column double float8 generated always as (id * 2) stored")
+        source.end_of_commits(LSN(0))
+        source.end_of_commits(LSN(0))
+        (record,) = (one for one in caplog.records if one.levelno >= logging.WARNING)
+        assert (record.__dict__["table"], record.__dict__["columns"]) == ("public.t", "period, size")
+        ((function,),) = database.sql("select tgfoid::regproc::text from pg_trigger where tgname ~ '^00' limit 1")
+        database.sql(f"alter function {function}() set datestyle = 'ISO'")
+        caplog.clear()
+        source.end_of_commits(LSN(0))
+        assert told(caplog) == []
 
 
 def test_wal_mode_tells_of_tables_that_give_nothing_any_more(shop: Database, caplog: pytest.LogCaptureFixture) -> None:

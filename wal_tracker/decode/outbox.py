@@ -15,6 +15,7 @@ No I/O but what `describe` does; no clock, no logging.
 from __future__ import annotations
 
 import json.decoder
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -60,6 +61,8 @@ class CapturedTable:
     is_there: bool = True
     is_captured: bool = True
     """Its trigger is there, and enabled."""
+    has_settings: bool = True
+    """Its capture function brings the settings that the text of some types depends on."""
 
     @property
     def name(self) -> str:
@@ -138,6 +141,7 @@ class OutboxDecoder:
         self._tables: dict[int, _Table] = {}
         self._unknown: set[int] = set()
         self._contexts: dict[str, dict[str, Value]] = {}
+        self._contexts_size = 0
 
     @property
     def unknown(self) -> frozenset[int]:
@@ -272,11 +276,18 @@ class OutboxDecoder:
                 continue
             try:
                 row[key] = read(written, value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if not tolerant:
                     raise Misfit from error
-                row[key] = self._forms.of(None, value)[key[:1] == EXACT]
+                row[key] = self._as_it_came(written, value, is_exact=key[:1] == EXACT)
         return row
+
+    def _as_it_came(self, written: str, value: Any, *, is_exact: bool) -> Value:
+        """What JSON says of a value, whatever its type; its text where it is nested too deep."""
+        try:
+            return self._forms.of(None, value)[is_exact]
+        except RecursionError:
+            return written
 
     # Tables --------------------------------------------------------------------------------------
 
@@ -410,8 +421,10 @@ class OutboxDecoder:
     def _context(self, text: str) -> dict[str, Value]:
         found = self._contexts.get(text)
         if found is None:
-            if len(self._contexts) >= _MAX_CONTEXTS:
+            self._contexts_size += len(text)
+            if len(self._contexts) >= _MAX_CONTEXTS or self._contexts_size > _MAX_CONTEXTS_SIZE:
                 self._contexts.clear()
+                self._contexts_size = len(text)
             try:
                 value = orjson.loads(text)
             except orjson.JSONDecodeError:
@@ -422,6 +435,7 @@ class OutboxDecoder:
 
 _NO_CONTEXT: dict[str, Value] = {}
 _MAX_CONTEXTS = 1000
+_MAX_CONTEXTS_SIZE = 1_000_000
 _INTEGERS = frozenset({pgtypes.INT2, pgtypes.INT4, pgtypes.INT8})
 _NUMBERS = _INTEGERS | {pgtypes.FLOAT4, pgtypes.FLOAT8, pgtypes.NUMERIC}
 _VECTORS = frozenset({22, 30})
@@ -495,7 +509,10 @@ def _text(described: PgType, value: Any) -> str | None:
     if described.name.rpartition(".")[2] == "hstore" and isinstance(value, dict):
         return ", ".join(f'"{_escaped(key)}"=>{_hstore_value(item)}' for key, item in value.items())
     # A type of an extension's with a cast to json of its own.
-    return orjson.dumps(value).decode() if isinstance(value, (dict, list)) else None
+    try:
+        return orjson.dumps(value).decode() if isinstance(value, (dict, list)) else None
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _hstore_value(value: Any) -> str:
@@ -516,19 +533,26 @@ _SPACE = frozenset(" \t\n\r")
 
 def members(text: str) -> dict[str, tuple[str, Any]]:
     """
-    The members of a JSON object: each value as it is written, and as `EXACT_JSON` reads it.
+    The members of a JSON object: each value as it is written, and as `EXACT_JSON` reads it. Of a value that is nested
+    too deep for that (a json column may hold thousands of brackets) the text stands for it.
 
     Args:
-        text: What the server made by row_to_json, or of jsonb: certainly an object, and with space only around values.
+        text: What the server made by row_to_json, json_object_agg, or of jsonb: certainly an object.
     """
     found: dict[str, tuple[str, Any]] = {}
-    at = 1
+    at = 1 if text[1] not in _SPACE else _past_space(text, 1)
     while text[at] != "}":
         name, at = _scan_string(text, at + 1, False)
+        if text[at] in _SPACE:
+            at = _past_space(text, at)
         at += 1  # the colon
         if text[at] in _SPACE:
             at = _past_space(text, at)
-        value, end = _scan_value(text, at)
+        try:
+            value, end = _scan_value(text, at)
+        except RecursionError:
+            end = _past_value(text, at)
+            value = text[at:end]
         found[name] = (text[at:end], value)
         at = end if text[end] not in _SPACE else _past_space(text, end)
         if text[at] == ",":
@@ -536,6 +560,23 @@ def members(text: str) -> dict[str, tuple[str, Any]]:
             if text[at] in _SPACE:
                 at = _past_space(text, at)
     return found
+
+
+_NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]')
+
+
+def _past_value(text: str, at: int) -> int:
+    """The end of an array or object, however deep it is nested."""
+    depth = 0
+    for found in _NESTING.finditer(text, at):
+        first = found[0][0]
+        if first in "[{":
+            depth += 1
+        elif first in "]}":
+            depth -= 1
+            if depth == 0:
+                return found.end()
+    raise Misfit
 
 
 def _past_space(text: str, at: int) -> int:

@@ -114,6 +114,8 @@ def test_both_ways_of_reading_a_row_agree(row: dict[str, Any], is_spaced: bool) 
         ('{"a":1.50,"b":"x,\\"}"}', {"a": "1.50", "b": '"x,\\"}"'}),
         ('{"a": [1, {"b": 2}], "c": null}', {"a": '[1, {"b": 2}]', "c": "null"}),
         ('{"a":  {"b" : 1,\n "c":2} ,"d":true}', {"a": '{"b" : 1,\n "c":2}', "d": "true"}),
+        ('{ "a" : [1, {"b" : 2}], "c" : null }', {"a": '[1, {"b" : 2}]', "c": "null"}),
+        ("{ }", {}),
         ('{"a\\"\\u00fc":12345678901234567890123}', {'a"ü': "12345678901234567890123"}),
     ],
 )
@@ -181,3 +183,47 @@ def test_an_event_keeps_its_text_and_a_context_that_is_no_object_is_none() -> No
         {"a": 1},
     )
     assert (second.ordinal, second.context) == (1, {})
+
+
+DEEP = "[" * 100_000 + '"]{\\""' + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("type_oid", "value"),
+    [(pgtypes.JSON, DEEP), (pgtypes.JSONB, DEEP), (0, DEEP), (pgtypes.TEXT, DEEP), (199, f"[{DEEP}]"), (199, DEEP)],
+)
+def test_no_nesting_of_a_value_ends_reading(type_oid: int, value: str) -> None:
+    """A json column may hold thousands of brackets: wanted or not, its row is read, and the value is text."""
+    described = table(("a", pgtypes.INT4, -1), ("j", type_oid, -1))
+    row = f'{{"a":1,"j":{value},"b":2}}'
+    for wanted in (everything, lambda relation: {"insert": OpColumns(new=frozenset({"a"}), old=frozenset())}):
+        (change,) = decode(
+            OutboxDecoder(wanted, TypeCatalog(), describe=lambda: [described]), (1, "INSERT", None, None, row)
+        )
+        assert isinstance(change, Change)
+        assert change.new is not None
+        assert change.new["a"] == 1
+        assert change.new.get("j", value) == value
+        assert change.new.get(EXACT + "j", value) == value
+
+
+def test_a_value_that_only_the_forms_cannot_follow_is_text() -> None:
+    """What the C scanner still reads may be too deep for what walks over it in Python."""
+    for depth in range(100, 2000, 100):
+        value = "[" * depth + "]" * depth
+        decoder = OutboxDecoder(everything, TypeCatalog(), describe=lambda: [table(("j", 0, -1))])
+        (change,) = decode(decoder, (1, "INSERT", None, None, f'{{"j":{value}}}'))
+        assert isinstance(change, Change)
+        assert change.new is not None
+        assert change.new["j"] == value or isinstance(change.new["j"], list)
+
+
+def test_contexts_are_remembered_up_to_a_size() -> None:
+    """A context of a megabyte in each transaction is not a gigabyte with us."""
+    decoder = OutboxDecoder(everything, TypeCatalog(), describe=lambda: [table(("a", pgtypes.INT4, -1))])
+    for number in range(20):
+        context = json.dumps({"number": number, "text": "x" * 400_000})
+        (change,) = decode(decoder, (1, "INSERT", context, None, '{"a":1}'))
+        assert isinstance(change, Change)
+        assert change.context["number"] == number
+        assert sum(map(len, decoder._contexts)) <= 1_000_000
