@@ -40,8 +40,8 @@ class CompiledRule:
         self.programs = tuple(programs)
         self.make = make
         """A `Change` or `Message` in; its event, or None. Raises RuleEvaluationError."""
-        self.direct: dict[Op, Direct] = {}
-        """The short cut for the changes of an operation, where there is one."""
+        self.direct: Callable[[Op], Direct | None] = _no_short_cut
+        """Makes the short cut for the changes of an operation, where there is one; only a stream asks for it."""
         self.targets: dict[str, Any] = {}
         """Where each event name of this rule goes; filled by the pipeline, which alone knows destinations."""
 
@@ -51,6 +51,10 @@ class CompiledRule:
         if any(variable in program.whole for program in self.programs) or reads_changed(self.programs):
             keys.update(columns)
         return frozenset(keys)
+
+
+def _no_short_cut(_op: Op) -> Direct | None:
+    return None
 
 
 def reads_changed(programs: Iterable[cel.Program]) -> bool:
@@ -116,20 +120,17 @@ class RuleCompiler:
         compiled_rule = CompiledRule(rule, programs, make)
         if relation is not None:
             ids = _Ids(self._system_identifier, rule.rule_id, relation.name)
-            for op in rule.ops:
-                direct = compile_direct(
-                    when=when,
-                    cond=cond,
-                    timestamp=timestamp,
-                    distinct_id=distinct_id,
-                    events=blocks,
-                    ids=ids.make,
-                    source=_source_beginning(op, relation),
-                    mode=orjson.dumps(self._mode).decode(),
-                    rule=compiled_rule,
-                )
-                if direct is not None:
-                    compiled_rule.direct[op] = direct
+            compiled_rule.direct = lambda op: compile_direct(
+                when=when,
+                cond=cond,
+                timestamp=timestamp,
+                distinct_id=distinct_id,
+                events=blocks,
+                ids=ids.make,
+                source=_source_beginning(op, relation),
+                mode=orjson.dumps(self._mode).decode(),
+                rule=compiled_rule,
+            )
         return compiled_rule
 
     def _row_maker(

@@ -177,7 +177,7 @@ class RuleSet:
         if wanted is None or self._raw:
             return wanted
         plan: RelationPlan = relation.plan
-        short = {op: chosen[0].direct.get(op) for op, chosen in plan.rules.items() if len(chosen) == 1 and op in wanted}
+        short = {op: chosen[0].direct(op) for op, chosen in plan.rules.items() if len(chosen) == 1 and op in wanted}
         return {op: replace(columns, direct=short.get(op)) for op, columns in wanted.items()}
 
     def plan(self, relation: Relation, columns: Mapping[str, CelType] | None) -> RelationPlan:
