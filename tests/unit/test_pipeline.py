@@ -488,9 +488,19 @@ def test_a_destination_that_refuses_us_ends_the_run_and_what_was_durable_is_stor
     destination.script.extend([None, DestinationRefusedUs("memory", "401")])
     bench.settings.update(checkpoint_interval_s=10.0)
 
-    def on_read(_source: ScriptedSource) -> None:
+    def on_read(source: ScriptedSource) -> None:
         wait_until(lambda: all(channel.delivery.idle or channel.delivery.failure for channel in bench.channels))
+        if source.sent == 2:
+            # The loop sees a failure at once, and leaves: it must not come before the other one has its second event.
+            destination.gate.clear()
+            release.start()
 
+    def when_the_other_has_it() -> None:
+        (other,) = [channel.delivery for channel in bench.channels if channel.config.name == "other"]
+        wait_until(lambda: other.settled == 2)
+        destination.gate.set()
+
+    release = threading.Thread(target=when_the_other_has_it, daemon=True)
     log = [Committed(100, rows(1)), Committed(200, rows(2))]
     bench.make(*log, burst=2, until=LSN(1000), destinations={"memory": 0, "other": 0}, on_read=on_read)
     with pytest.raises(DestinationRefusedUs):
