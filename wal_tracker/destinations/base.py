@@ -69,6 +69,11 @@ class Limits:
     """Of the events' JSON, before compression."""
     linger_s: float = 0.2
     """How long a batch may wait for more events before it is sent."""
+    concurrency: int = 1
+    """
+    How many batches may be on their way at once, each handed to an object of its own of this class; events of one row
+    stay in order. A destination that keeps a mark, or whose vendor wants requests one after the other, leaves it at 1.
+    """
 
 
 @runtime_checkable
