@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 
 from wal_tracker.channels import Channel
@@ -19,7 +20,7 @@ from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.outbox import OutboxDecoder
 from wal_tracker.decode.pgoutput import PgOutput
-from wal_tracker.delivery import Delivery, DeliverySettings
+from wal_tracker.delivery import Delivery, DeliverySettings, Spool
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
 from wal_tracker.errors import (
@@ -47,7 +48,7 @@ from wal_tracker.source.outbox import CapturedTables, CaptureFailure, MissingRow
 from wal_tracker.source.replication import ReplicationSource
 from wal_tracker.source.switch import Switch
 from wal_tracker.source.watch import TableWatch
-from wal_tracker.state import open_state
+from wal_tracker.state import open_state, spool_directory
 from wal_tracker.state.base import OUTBOX, Gap, SourceIdentity, StateStore
 
 logger = logging.getLogger("wal_tracker.assemble")
@@ -114,7 +115,17 @@ def delivery_settings(entry: DestinationConfig) -> DeliverySettings:
         linger_s=delivery.linger_s,
         retry_base_s=delivery.retry_base_s,
         retry_cap_s=delivery.retry_cap_s,
+        max_events_per_s=delivery.max_events_per_s,
+        max_queue_bytes=delivery.max_queue_bytes,
+        spool_after_s=delivery.spool_after_s,
+        at_spool_bound=delivery.at_spool_bound,
     )
+
+
+def width(entry: DestinationConfig, destination: Destination) -> int:
+    """How many requests to a destination may be on their way at once."""
+    allowed = destination.limits.concurrency
+    return min(allowed, entry.delivery.concurrency or allowed)
 
 
 def build_reader(config: Config, types: TypeCatalog) -> ChangeReader:
@@ -160,6 +171,8 @@ class Sinks:
             PluginError: A destination is unknown or lacks its library.
         """
         given = given or {}
+        directory = config.delivery.spool_dir
+        self._spools = Path(directory) if directory is not None else spool_directory(config.state)
         self.events = [(entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations]
         # The two sections are name spaces of their own; positions and dead letters are not.
         self.raw = [
@@ -183,16 +196,29 @@ class Sinks:
         cursors = state.cursors()
         channels = []
         for entry, destination in (*self.events, *self.raw):
-            cursor = cursors.get(entry.name)
-            channels.append(
-                Channel(
-                    config=entry,
-                    delivery=Delivery(entry.name, destination, delivery_settings(entry), state),
-                    start=max(position, cursor.lsn) if cursor else position,
-                    raw=entry.name.startswith(RAW),
-                )
+            cursor, raw = cursors.get(entry.name), entry.name.startswith(RAW)
+            siblings = [build_destination(entry, raw=raw) for _ in range(1, width(entry, destination))]
+            delivery = Delivery(
+                entry.name,
+                destination,
+                delivery_settings(entry),
+                state,
+                siblings=siblings,
+                spool=self._spool(entry),
             )
+            start = max(position, cursor.lsn) if cursor else position
+            channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw))
         return channels
+
+    def _spool(self, entry: DestinationConfig) -> Spool | None:
+        if self._spools is None:
+            return None
+        return Spool(self._spools, entry.name, max_bytes=entry.delivery.max_spool_bytes)
+
+    @property
+    def need_lanes(self) -> bool:
+        """Whether some destination takes several requests at once."""
+        return any(width(entry, destination) > 1 for entry, destination in (*self.events, *self.raw))
 
     @property
     def names(self) -> list[str]:
@@ -255,6 +281,7 @@ class Run:
         self._stack = ExitStack()
         self._source = ExitStack()
         self._types = TypeCatalog()
+        self._primary_keys: Mapping[tuple[str, str], Sequence[str]] = {}
         self._draining: Switch | None = None
         self._over: list[Stats] = []
         self._names: list[str] = []
@@ -317,7 +344,11 @@ class Run:
         stack.callback(lambda: self._source.close())
         with Session(settings.dsn) as session:
             self._types.add(catalog.read_types(session))
-            refuse(check(config, self._types, catalog.read_tables(session)))
+            tables = catalog.read_tables(session)
+            refuse(check(config, self._types, tables))
+        self._primary_keys = {
+            (table.relation.schema, table.relation.table): table.primary_key for table in tables
+        }
         if self._apply_first:
             for statement in setup.apply(setup.desired(config)):
                 logger.info("executed", extra={"statement": statement})
@@ -515,7 +546,7 @@ class Run:
             status = slots.read_status(session, settings.slot)
             until = slots.end_of_commits(session) if self._until_caught_up and drain is None else None
         position = self._begin_at(settings, server, status)
-        rules = RuleSet(self._config, self._types, system_identifier=server.system_identifier, mode="wal")
+        rules = self._rules(sinks, server.system_identifier, "wal")
         watch = TableWatch(
             self._tables,
             settings.publication if self._config.source.plugin == "pgoutput" else None,
@@ -529,7 +560,7 @@ class Run:
         settings, sinks = replace(self._settings, dsn=self._primary_dsn), Sinks(self._config, self._given)
         identity = self._outbox_identity()
         position = self._begin_outbox_at(identity)
-        rules = RuleSet(self._config, self._types, system_identifier=identity.system_identifier, mode="trigger")
+        rules = self._rules(sinks, identity.system_identifier, "trigger")
         source = build_outbox_source(
             self._config,
             settings,
@@ -543,6 +574,15 @@ class Run:
         self._source.callback(source.close)
         until = self._end_of_outbox(source, position) if self._until_caught_up or drain is not None else None
         self._make_pipeline(source, rules, sinks, position, until=until)
+
+    def _rules(self, sinks: Sinks, system_identifier: str, mode: str) -> RuleSet:
+        return RuleSet(
+            self._config,
+            self._types,
+            system_identifier=system_identifier,
+            mode=mode,
+            primary_keys=self._primary_keys if sinks.need_lanes else None,
+        )
 
     def _end_of_outbox(self, source: OutboxSource, position: LSN) -> LSN:
         """Up to where the outbox is to be read; a process that was killed holds it for some seconds more."""
@@ -578,6 +618,7 @@ class Run:
             until=until,
             reader=build_reader(self._config, self._types),
             ending=ending,
+            drain_spools=self._until_caught_up,
         )
 
     def _begin_at(

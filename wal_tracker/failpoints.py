@@ -23,6 +23,9 @@ NAMES = (
 )
 """In the loop; every run passes them."""
 
+SPOOL_NAMES = ("spool_written", "spool_synced")
+"""When a destination is behind, and its events go to disk."""
+
 SWITCH_NAMES = (
     "switch_slot_made",
     "switch_boundary_stored",
@@ -44,7 +47,7 @@ def _parse(text: str) -> dict[str, tuple[str, int]]:
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, rest = item.partition("=")
         action, _, passage = rest.partition("@")
-        names = (*NAMES, *SWITCH_NAMES)
+        names = (*NAMES, *SPOOL_NAMES, *SWITCH_NAMES)
         if name not in names or action not in ("raise", "kill", "hang"):
             raise ValueError(f"WAL_TRACKER_FAILPOINTS: cannot read {item!r} (names: {', '.join(names)})")
         armed[name] = (action, int(passage or 1))

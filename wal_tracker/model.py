@@ -13,6 +13,7 @@ second. They are not changed once handed on, except that a `Transaction` learns 
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
@@ -224,7 +225,10 @@ class Commit:
 class Event:
     """What a rule makes of a change, ready for any destination. Same commit, same id and bytes on every replay."""
 
-    __slots__ = ("id", "name", "distinct_id", "timestamp", "properties", "_source", "_json")
+    __slots__ = ("id", "name", "distinct_id", "timestamp", "properties", "_source", "_json", "lane")
+
+    lane: int
+    """What events of the same row share (`wal_tracker.rules.lanes`); not set where nobody asks, or there is no row."""
 
     def __init__(
         self,
@@ -281,9 +285,20 @@ class Event:
             self._json = orjson.dumps(document)
         return self._json
 
-    def keep_json(self, text: bytes) -> None:
-        """Let `to_json` give `text`: the bytes this event was stored as, every digit as it was."""
-        self._json = text
+    @classmethod
+    def from_json(cls, text: bytes) -> Event:
+        """The event that was written as `text`: `to_json` gives these bytes again, and properties have every digit."""
+        document = _exact(text)
+        event = cls(
+            document["id"],
+            document["event"],
+            document.get("distinct_id"),
+            document["timestamp"],
+            document.get("properties", {}),
+            document["source"],
+        )
+        event._json = text
+        return event
 
 
 class RowEvent(Event):
@@ -313,7 +328,10 @@ class NoEvent:
 class RawChange:
     """A change as it is, for `raw_db_event_destinations`; looks like an `Event` to a destination."""
 
-    __slots__ = ("id", "name", "distinct_id", "timestamp", "document", "source", "_json")
+    __slots__ = ("id", "name", "distinct_id", "timestamp", "document", "source", "_json", "lane")
+
+    lane: int
+    """As an event's."""
 
     def __init__(
         self, id: str, name: str, timestamp: str, document: dict[str, Value], source: dict[str, Value]
@@ -334,6 +352,27 @@ class RawChange:
         self.source = source
         self._json: bytes | None = None
 
+    @classmethod
+    def from_json(
+        cls, text: bytes, *, id: str, name: str, timestamp: str, source: dict[str, Value] | None = None
+    ) -> RawChange:
+        """
+        The change that was written as `text`: `to_json` gives these bytes again.
+
+        Args:
+            text: As `to_json` gave it.
+            id: Not part of it.
+            name: Likewise.
+            timestamp: Likewise.
+            source: None: what of it stands in the text.
+        """
+        document = _exact(text)
+        if source is None:
+            source = {key: document.get(key) for key in ("op", "schema", "table", "commit_lsn", "ordinal", "xid")}
+        change = cls(id, name, timestamp, document, source)
+        change._json = text
+        return change
+
     @property
     def properties(self) -> dict[str, Value]:
         """The change itself."""
@@ -344,6 +383,22 @@ class RawChange:
         if self._json is None:
             self._json = orjson.dumps(self.document)
         return self._json
+
+
+def _exact(text: bytes) -> dict[str, Value]:
+    """A JSON object with its numbers as they are written: what Python's would spell otherwise stays text."""
+    document: dict[str, Value] = json.loads(text, parse_float=_exact_float, parse_int=_exact_int)
+    return document
+
+
+def _exact_float(text: str) -> Value:
+    number = float(text)
+    return number if orjson.dumps(number).decode() == text else orjson.Fragment(text)
+
+
+def _exact_int(text: str) -> Value:
+    number = int(text)
+    return number if -(2**63) <= number < 2**64 and text != "-0" else orjson.Fragment(text)
 
 
 Deliverable = Union[Event, RawChange]

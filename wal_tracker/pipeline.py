@@ -29,7 +29,6 @@ from wal_tracker.checkpoint import Checkpoint
 from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.transactions import SWITCH_PREFIX
-from wal_tracker.destinations.base import Mark
 from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
@@ -152,6 +151,7 @@ class Pipeline:
         until: LSN | None = None,
         reader: ChangeReader | None = None,
         ending: Ending | None = None,
+        drain_spools: bool = False,
     ) -> None:
         """
         Args:
@@ -164,6 +164,7 @@ class Pipeline:
             until: Stop once everything up to here is durable; None: run until stopped.
             reader: Reads stored changes; with it, dead letters that are marked for it are delivered on the way.
             ending: Knows the last transaction that is ours; `run` returns once it is durable everywhere.
+            drain_spools: Of `until`: until everything is delivered, and nothing is spooled.
         """
         self._source = source
         self._rules = rules
@@ -173,6 +174,7 @@ class Pipeline:
         self._settings = settings
         self._until = until
         self._ending = ending
+        self._drain_spools = drain_spools
         self._last_commit_lsn = LSN(0)
         self._has_ended = False
         self.stats = Stats(confirmed_lsn=position)
@@ -184,7 +186,7 @@ class Pipeline:
         self._transaction: Transaction | None = None
         self._passing_over = False
         self._failures: list[DeadLetter] = []
-        self._saved: dict[str, tuple[LSN, Mark | None]] = {}
+        self._saved: dict[str, Cursor] = {}
         self._last_checkpoint = 0.0
         self._last_idle = 0.0
         self._connected = False
@@ -202,7 +204,9 @@ class Pipeline:
     @property
     def is_complete(self) -> bool:
         """Whether everything up to `until`, or of `ending`, is durable everywhere."""
-        return self._until is not None and self._checkpoint.low_water >= self._until
+        if self._until is None or self._checkpoint.low_water < self._until:
+            return False
+        return not self._drain_spools or all(channel.delivery.idle for channel in self._channels)
 
     @property
     def has_ended(self) -> bool:
@@ -248,8 +252,7 @@ class Pipeline:
         cursors = self._state.cursors()
         try:
             for channel in self._channels:
-                cursor = cursors.get(channel.config.name)
-                channel.delivery.start(channel.start, cursor.mark if cursor else None)
+                channel.delivery.start(channel.start, cursors.get(channel.config.name))
         except BaseException:
             for channel in self._channels:
                 channel.delivery.abort()
@@ -377,6 +380,7 @@ class Pipeline:
             op = item.op
             if op == "truncate":
                 self._truncated(item)
+            lane = None if plan.lane is None else plan.lane(item)
             for rule in plan.rules[op]:
                 try:
                     event = rule.make(item)
@@ -385,11 +389,13 @@ class Pipeline:
                     continue
                 if event is not None:
                     events += 1
+                    if lane is not None:
+                        event.lane = lane
                     for channel in rule.targets.get(event.name) or self._router.of_rule(rule, event.name):
                         if transaction.commit_lsn >= channel.start:
                             channel.pending.append(event)
             if plan.raw:
-                self._send_raw(item)
+                self._send_raw(item, lane)
         self.stats.changes += changes
         self.stats.events += events
 
@@ -463,11 +469,14 @@ class Pipeline:
             if transaction.commit_lsn >= channel.start:
                 channel.pending.append(event)
 
-    def _send_raw(self, change: Change) -> None:
+    def _send_raw(self, change: Change, lane: int | None) -> None:
         record = None
         for channel in self._router.of_table(change.relation):
             if change.transaction.commit_lsn >= channel.start:
-                record = record or self._rules.raw_change(change)
+                if record is None:
+                    record = self._rules.raw_change(change)
+                    if lane is not None:
+                        record.lane = lane
                 channel.pending.append(record)
 
     def _fail(self, item: Change | Message, rule: CompiledRule | None, error: RuleEvaluationError) -> None:
@@ -572,16 +581,19 @@ class Pipeline:
 
     def save(self) -> None:
         """Store every destination's durable position; returns when it is on disk."""
-        moved: dict[str, tuple[LSN, Mark | None]] = {}
+        moved: dict[str, Cursor] = {}
         for channel in self._channels:
-            position = channel.delivery.position()
-            if position != self._saved.get(channel.config.name):
-                moved[channel.config.name] = position
+            channel.delivery.store()
+            cursor = channel.delivery.position()
+            if cursor != self._saved.get(channel.config.name):
+                moved[channel.config.name] = cursor
         if moved:
-            self._state.save_cursors({name: Cursor(lsn, mark) for name, (lsn, mark) in moved.items()})
+            self._state.save_cursors(moved)
             self._saved.update(moved)
-            for name, (lsn, _) in moved.items():
-                self._checkpoint.advance(name, lsn)
+            for channel in self._channels:
+                if (stored := moved.get(channel.config.name)) is not None:
+                    channel.delivery.saved(stored)
+                    self._checkpoint.advance(channel.config.name, stored.lsn)
 
     # Waiting and leaving -------------------------------------------------------------------------
 
@@ -589,15 +601,20 @@ class Pipeline:
         return self._stopping or self.is_complete
 
     def _is_full(self, *, half: bool = False) -> bool:
-        bound = self._settings.max_queue_bytes // (2 if half else 1)
-        return any(channel.delivery.held_bytes > bound for channel in self._channels)
+        share = 2 if half else 1
+        return any(channel.delivery.held_bytes * share > channel.delivery.max_held_bytes for channel in self._channels)
 
     def _wait_for_room(self) -> bool:
         """Wait, briefly, with the socket open; False: it stays full and the connection must go."""
         deadline = time.monotonic() + self._settings.stall_timeout_s
         while self._is_full():
-            if self._stopping or time.monotonic() > deadline:
-                return self._stopping
+            if self._stopping:
+                return True
+            if time.monotonic() > deadline:
+                # One that takes too little for too long is as good as one that takes nothing, where there is a disk.
+                for channel in self._channels:
+                    channel.delivery.store(pressed=True)
+                return not self._is_full()
             self._pause(0.002)
             self._tick()
         return True
@@ -648,10 +665,12 @@ class Pipeline:
         begun = time.monotonic()
         for channel in self._channels:
             left = begun + self._settings.stall_timeout_s - time.monotonic()
-            while not channel.delivery.idle and channel.delivery.failure is None and left > 0:
+            channel.delivery.store(pressed=True)
+            while not channel.delivery.is_durable and channel.delivery.failure is None and left > 0:
                 time.sleep(0.005)
+                channel.delivery.store(pressed=True)
                 left = begun + self._settings.stall_timeout_s - time.monotonic()
-        if not all(channel.delivery.idle for channel in self._channels):
+        if not all(channel.delivery.is_durable for channel in self._channels):
             self._disconnect()
         for channel in self._channels:
             channel.delivery.stop(max(0.0, begun + self._settings.shutdown_timeout_s - time.monotonic()))

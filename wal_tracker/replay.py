@@ -24,7 +24,7 @@ from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
-from wal_tracker.state.base import Cursor, DeadLetter, StateStore
+from wal_tracker.state.base import DeadLetter, StateStore
 
 logger = logging.getLogger("wal_tracker.replay")
 
@@ -148,20 +148,9 @@ class Replay:
 
 def _stored(letter: DeadLetter) -> Deliverable:
     """A rejected event as it was sent."""
-    document = orjson.loads(letter.payload)
-    if "event" not in document:
-        source = {key: document.get(key) for key in ("op", "schema", "table", "commit_lsn", "ordinal", "xid")}
-        return RawChange(letter.id, letter.event, letter.commit_time, document, source)
-    event = Event(
-        document["id"],
-        document["event"],
-        document.get("distinct_id"),
-        document["timestamp"],
-        document.get("properties", {}),
-        document["source"],
-    )
-    event.keep_json(letter.payload)
-    return event
+    if "event" in orjson.loads(letter.payload):
+        return Event.from_json(letter.payload)
+    return RawChange.from_json(letter.payload, id=letter.id, name=letter.event, timestamp=letter.commit_time)
 
 
 def _message(letter: DeadLetter) -> Message:
@@ -205,7 +194,7 @@ def deliver_letters(
     try:
         for channel in channels:
             cursor = cursors.get(channel.config.name)
-            channel.delivery.start(channel.start, cursor.mark if cursor else None)
+            channel.delivery.start(channel.start, cursor)
             started.append(channel)
         delivered = 0
         wanted = state.count_dead_letters("replay")
@@ -213,6 +202,7 @@ def deliver_letters(
             deadline = time.monotonic() + settings.shutdown_timeout_s
             while not replay.is_settled and time.monotonic() < deadline:
                 for channel in channels:
+                    channel.delivery.store()
                     if channel.delivery.failure is not None:
                         raise channel.delivery.failure
                 time.sleep(0.01)
@@ -229,7 +219,9 @@ def deliver_letters(
 def _save(state: StateStore, channels: Sequence[Channel]) -> None:
     moved = {}
     for channel in channels:
-        lsn, mark = channel.delivery.position()
-        if lsn:  # a destination no `run` has been to has no position, and none is to be made up
-            moved[channel.config.name] = Cursor(lsn, mark)
-    state.save_cursors(moved)
+        cursor = channel.delivery.position()
+        if cursor.lsn:  # a destination no `run` has been to has no position, and none is to be made up
+            moved[channel.config.name] = (channel.delivery, cursor)
+    state.save_cursors({name: cursor for name, (_, cursor) in moved.items()})
+    for delivery, cursor in moved.values():
+        delivery.saved(cursor)

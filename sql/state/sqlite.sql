@@ -20,7 +20,8 @@ create table if not exists source (
 create table if not exists position (
     destination text primary key,
     lsn         text not null,
-    mark        text                -- JSON; what the destination asked to be kept beside it
+    mark        text,               -- JSON; what the destination asked to be kept beside it
+    spool       text                -- JSON; where its spool stands
 );
 
 create table if not exists dead_letter (

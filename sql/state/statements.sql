@@ -17,13 +17,13 @@ on conflict (only_row) do update
        slot = excluded.slot
 
 -- read_positions --
-select destination, lsn, mark from position order by destination
+select destination, lsn, mark, spool from position order by destination
 
 -- write_position --
-insert into position (destination, lsn, mark)
-values (:destination, :lsn, :mark)
+insert into position (destination, lsn, mark, spool)
+values (:destination, :lsn, :mark, :spool)
 on conflict (destination) do update
-   set lsn = excluded.lsn, mark = excluded.mark
+   set lsn = excluded.lsn, mark = excluded.mark, spool = excluded.spool
 
 -- rebase_positions --
 -- What each destination asked to be kept stays: it says how far the destination itself is.
@@ -62,6 +62,11 @@ delete from dead_letter where id = :id
 -- add_gap --
 insert into gap (from_lsn, to_lsn, reason, detail, at) values (:from_lsn, :to_lsn, :reason, :detail, :at)
     on conflict do nothing
+
+-- end_gap --
+update gap
+   set to_lsn = :to_lsn, detail = :detail
+ where from_lsn = :from_lsn and to_lsn is null and reason = :reason and detail = :begun
 
 -- list_gaps --
 select from_lsn, to_lsn, reason, detail, at from gap order by seq

@@ -115,7 +115,7 @@ def deliver(destination: Destination, events: Sequence[Deliverable]) -> tuple[De
     letters = Letters()
     settings = DeliverySettings(retry_base_s=0.01, retry_cap_s=0.02, linger_s=0.0)
     delivery = Delivery("vendor", destination, settings, letters)
-    delivery.start(LSN(0), None)
+    delivery.start(LSN(0))
     delivery.offer(list(events), LSN(10_000_000), 100)
     wait_until(lambda: delivery.idle or delivery.failure is not None)
     delivery.stop(10)
@@ -147,7 +147,7 @@ def test_every_event_arrives_through_trouble_once_and_in_order(vendor: FakeVendo
 
     assert vendor.ids == ids(events)
     assert (delivery.failure, letters) == (None, [])
-    assert delivery.position()[0] == LSN(10_000_000)
+    assert delivery.position().lsn == LSN(10_000_000)
     copies: dict[str, list[Any]] = defaultdict(list)
     for request in vendor.requests:
         for item in vendor.items(request):
@@ -177,7 +177,7 @@ def test_a_poisoned_event_among_good_ones_is_the_only_dead_letter(vendor: FakeVe
     assert vendor.ids == [event.id for event in events if event.id not in vendor.poison]
     assert [letter.id for letter in letters] == [events[2].id, events[5].id]
     assert all(letter.reason for letter in letters)
-    assert delivery.position()[0] == LSN(10_000_000)
+    assert delivery.position().lsn == LSN(10_000_000)
 
 
 def test_an_event_that_is_too_large_goes_nowhere_and_takes_nothing_with_it(vendor: FakeVendor) -> None:
@@ -240,7 +240,7 @@ def test_wrong_credentials_stop_and_dead_letter_nothing(vendor: FakeVendor) -> N
     assert "check the" in str(delivery.failure)
     assert "k3y-of-the-project" not in str(delivery.failure) and "phc_test" not in str(delivery.failure)
     assert (vendor.stored, letters) == ({}, [])
-    assert delivery.position()[0] == LSN(0)
+    assert delivery.position().lsn == LSN(0)
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404])

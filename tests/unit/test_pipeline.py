@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ class Bench:
         channels = []
         for name, start in (destinations or {"memory": position}).items():
             destination = self.destinations.setdefault(name, MemoryDestination(name))
-            delivery = Delivery(name, destination, QUICK, self.state)
+            bound = self.settings.get("max_queue_bytes", QUICK.max_queue_bytes)
+            delivery = Delivery(name, destination, replace(QUICK, max_queue_bytes=bound), self.state)
             channels.append(Channel(DestinationConfig(name=name, kind="memory"), delivery, LSN(start)))
         self.channels = channels
         self.pipeline = Pipeline(
@@ -322,7 +324,7 @@ def test_a_huge_transaction_goes_out_in_pieces_and_the_position_moves_at_its_end
         (channel,) = bench.channels
         if 10 < source.sent < 50:
             wait_until(lambda: channel.delivery.idle)
-            positions.append(channel.delivery.position()[0])
+            positions.append(channel.delivery.position().lsn)
 
     bench.make(*log, on_read=on_read).run()
 

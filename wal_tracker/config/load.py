@@ -186,6 +186,12 @@ def _delivery(section: Reader | None, base: DeliveryConfig, *, per_destination: 
     section.only([name for name in fields if not per_destination or name in PER_DESTINATION])
     for key, entry in section.entries():
         bounds = fields[key].metadata
+        if "choices" in bounds:
+            given[key] = one_of(entry, bounds["choices"])
+            continue
+        if "text" in bounds:
+            given[key] = entry.text()
+            continue
         whole = not key.endswith("_s")
         given[key] = entry.number(bounds["low"], bounds["high"], whole=whole)
     merged = dataclasses.replace(base, **given)
@@ -198,12 +204,14 @@ def _destinations(section: Reader | None, delivery: DeliveryConfig) -> Iterator[
     for name, entry in section.entries() if section is not None else ():
         options = dict(entry.entries())
         kind, chosen, own = options.pop("kind", None), options.pop("filter", None), options.pop("delivery", None)
+        begin = options.pop("from", None)
         yield DestinationConfig(
             name=name,
             kind=kind.text() if kind is not None else name,
             filter=tuple(chosen.texts()) if chosen is not None else ("*",),
             options={key: option.plain() for key, option in options.items()},
             delivery=_delivery(own, delivery, per_destination=True),
+            begin=one_of(begin, ("now", "spool")) if begin is not None else "now",
             path=entry.path,
         )
 

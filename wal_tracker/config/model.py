@@ -103,8 +103,21 @@ class DeliveryConfig:
     max_batch_bytes: int | None = field(default=None, metadata={"low": 1024, "high": 1 << 30})
     linger_s: float | None = field(default=None, metadata={"low": 0, "high": 3600})
     """How long a batch may wait for more events."""
+    concurrency: int | None = field(default=None, metadata={"low": 1, "high": 64})
+    """Requests on their way at once; None: as many as the destination's vendor allows, which can be lowered only."""
+    max_events_per_s: float = field(default=0, metadata={"low": 0, "high": 1_000_000})
+    """0: as fast as it goes."""
     max_queue_bytes: int = field(default=8 * 1024 * 1024, metadata={"low": 1024, "high": 1 << 34})
-    """Bytes on the wire of what a destination holds undelivered; beyond it reading pauses."""
+    """Bytes on the wire of what a destination holds undelivered in memory; beyond it they go to its spool if it fails,
+    and else reading pauses."""
+    spool_after_s: float = field(default=30.0, metadata={"low": 0.1, "high": 86400})
+    """What a failing destination holds in memory for longer goes to its spool, so that the server need not keep it."""
+    max_spool_bytes: int = field(default=1 << 30, metadata={"low": 65536, "high": 1 << 44})
+    """On disk, for each destination."""
+    at_spool_bound: Literal["hold", "shed"] = field(default="hold", metadata={"choices": ("hold", "shed")})
+    """When the spool is full: let the WAL wait on the server, or drop what comes, with a gap on record."""
+    spool_dir: str | None = field(default=None, metadata={"text": True})
+    """None: beside the state file; with a state in PostgreSQL nothing is spooled."""
     retry_base_s: float = field(default=0.5, metadata={"low": 0.001, "high": 3600})
     retry_cap_s: float = field(default=60.0, metadata={"low": 0.001, "high": 86400})
     request_timeout_s: float = field(default=15.0, metadata={"low": 0.1, "high": 3600})
@@ -118,7 +131,20 @@ class DeliveryConfig:
 
 
 PER_DESTINATION = frozenset(
-    {"max_batch_events", "max_batch_bytes", "linger_s", "retry_base_s", "retry_cap_s", "request_timeout_s"}
+    {
+        "max_batch_events",
+        "max_batch_bytes",
+        "linger_s",
+        "concurrency",
+        "max_events_per_s",
+        "max_queue_bytes",
+        "spool_after_s",
+        "max_spool_bytes",
+        "at_spool_bound",
+        "retry_base_s",
+        "retry_cap_s",
+        "request_timeout_s",
+    }
 )
 """The fields of `DeliveryConfig` an entry under `destinations` may set for itself; the others belong to the loop."""
 
@@ -134,6 +160,8 @@ class DestinationConfig:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What the destination's own Config reads. Variables are expanded; secrets are still plain text."""
     delivery: DeliveryConfig = DeliveryConfig()
+    begin: Literal["now", "spool"] = "now"
+    """Where one begins that is new: with what is read next, or with what others still have in their spools."""
     path: str = ""
 
 

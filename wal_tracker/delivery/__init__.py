@@ -1,9 +1,11 @@
-"""Queue, batching, retry and dead letters around one destination. Knows no vendor and no state store."""
+"""Queue, spool, batching, retry and dead letters around one destination. Knows no vendor."""
 
 from __future__ import annotations
 
 from wal_tracker.delivery.backoff import Backoff
-from wal_tracker.delivery.delivery import DeadLetters, Delivery, DeliverySettings
+from wal_tracker.delivery.delivery import Delivery, DeliverySettings
 from wal_tracker.delivery.queue import Batch, Queue
+from wal_tracker.delivery.sender import Records
+from wal_tracker.delivery.spool import Spool
 
-__all__ = ["Backoff", "Batch", "DeadLetters", "Delivery", "DeliverySettings", "Queue"]
+__all__ = ["Backoff", "Batch", "Delivery", "DeliverySettings", "Queue", "Records", "Spool"]

@@ -1,10 +1,13 @@
 """
-One destination's thread: it sends batches in order until they are durable or refused for good.
+One destination's thread: batches in order, until everything is durable there or refused for good.
 
-A batch that is refused for a while blocks what is behind it, and goes again without end: back-pressure
-reaches the server, and nothing is dropped for being late. What is refused for good becomes a dead
-letter, durable before the position may pass it. Anything unexpected ends the thread and is shown as
-`failure`; it is never swallowed.
+Events wait in memory (`Queue`) for as long as their destination takes them. From one that fails, and holds more than
+memory is meant for or has held it for too long, they go to disk (`Spool`): the position may pass them then, so the
+server keeps no WAL for them and nobody else waits. While anything is on disk everything new goes behind it, and when
+the last of it is delivered events wait in memory again; the order is the same all the way.
+
+Where the vendor takes several requests at once, a backlog of events of different rows is sent by several senders
+(`wal_tracker.delivery.lanes`).
 """
 
 from __future__ import annotations
@@ -12,33 +15,34 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from queue import SimpleQueue
+from typing import Literal, NamedTuple
 
-import orjson
-
+from wal_tracker.delivery import lanes
 from wal_tracker.delivery.backoff import Backoff
-from wal_tracker.delivery.queue import Batch, Queue
-from wal_tracker.destinations.base import BatchRefused, Destination, Mark, Outcome, Rejected
-from wal_tracker.errors import DestinationUnavailable
+from wal_tracker.delivery.queue import Batch, Queue, writable
+from wal_tracker.delivery.sender import Aborted, Pace, Records, Sender
+from wal_tracker.delivery.spool import BEGINNING, Spool, SpoolDamaged
+from wal_tracker.destinations.base import Destination, Mark
+from wal_tracker.errors import StateError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
-from wal_tracker.state.base import DeadLetter
+from wal_tracker.state.base import Cursor, Gap, Place, Spooled
 
 logger = logging.getLogger("wal_tracker.delivery")
 
 # After `abort` a call about to return may do so and close its files; one that hangs is left to its daemon thread.
 ABORT_GRACE_S = 1.0
 
+# A spool that was full is written to again when so much of it is free: shedding and writing do not take turns.
+_ROOM_AGAIN = 7 / 8
 
-class DeadLetters(Protocol):
-    """Where refused events are kept; the state store."""
-
-    def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep them; returns when they are on disk. Idempotent on (id, destination)."""
-        ...
+# A spooling delivery writes what has come once it is so much; less waits until positions are stored.
+_WRITE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,46 +56,93 @@ class DeliverySettings:
     linger_s: float | None = None
     retry_base_s: float = 0.5
     retry_cap_s: float = 60.0
+    max_events_per_s: float = 0.0
+    """0: as fast as it goes."""
+    max_queue_bytes: int = 8 * 1024 * 1024
+    """Bytes on the wire that may wait in memory; it is up to the pipeline to offer no more."""
+    spool_after_s: float = 30.0
+    """A failing destination's events are put on disk once they have waited so long."""
+    at_spool_bound: Literal["hold", "shed"] = "hold"
+    """When the spool is full too: let everything wait, or drop what comes, with a gap on record."""
 
 
-class _Aborted(Exception):
-    """Told to leave in the middle of a batch; the batch counts as not sent."""
+class _Boundary(NamedTuple):
+    """The end of a transaction, in the spool."""
+
+    lsn: LSN
+    place: Place
+    offered: int
+    """How many events had been offered by then."""
+
+
+@dataclass(slots=True)
+class _Shedding:
+    gap: Gap
+    events: int
+    last: LSN
 
 
 class Delivery:
     """
-    Queue and thread of one destination.
+    Queue, spool and thread of one destination.
 
-    `offer`, `reached`, `position`, `held_bytes`, `failure`, `stop` and `abort` are called from the pipeline's
-    thread and never wait for the destination (`stop` and `abort` wait within their bounds).
+    `offer`, `reached`, `store`, `saved`, `replace`, `stop` and `abort` are called from the pipeline's thread and never
+    wait for the destination (`stop` and `abort` wait within their bounds); everything else from any thread.
     """
 
     def __init__(
-        self, name: str, destination: Destination, settings: DeliverySettings, dead_letters: DeadLetters
+        self,
+        name: str,
+        destination: Destination,
+        settings: DeliverySettings,
+        records: Records,
+        *,
+        siblings: Sequence[Destination] = (),
+        spool: Spool | None = None,
     ) -> None:
         """
         Args:
             name: The destination's key in the configuration.
             destination: Called from one thread at a time.
             settings: See there.
-            dead_letters: Where refused events go.
+            records: Where refused events and gaps are kept.
+            siblings: Further objects of the same destination, for as many more requests at once.
+            spool: Where events wait that memory has no room for; None: nowhere.
         """
         limits = destination.limits
         self.name = name
-        self._destination = destination
-        self._dead_letters = dead_letters
+        self._settings = settings
+        self._records = records
+        self._spool = spool
         self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
         self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
         self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
-        self._backoff = Backoff(settings.retry_base_s, settings.retry_cap_s)
+        pace = Pace(settings.max_events_per_s)
+        self._senders = [
+            Sender(
+                name,
+                one,
+                Backoff(settings.retry_base_s, settings.retry_cap_s),
+                records,
+                pace,
+                outlasts_refusal=spool is not None,
+            )
+            for one in (destination, *siblings)
+        ]
         self._queue = self._new_queue(LSN(0))
         self._changed = threading.Condition()
         self._leaving = threading.Event()
         self._aborted = threading.Event()
-        self._mark: Mark | None = None
-        self._position: tuple[LSN, Mark | None] = (LSN(0), None)
+        self._position = Cursor(LSN(0))
         self._thread: threading.Thread | None = None
-        self._buried = 0
+        self._workers: list[_Worker] = []
+        self._in_flight = 0
+        self._spooling = False
+        self._front: deque[tuple[Deliverable, Place]] = deque()
+        self._loaded = self._read = BEGINNING
+        self._written = self._durable = _Boundary(LSN(0), BEGINNING, 0)
+        self._shedding: _Shedding | None = None
+        self._no_disk = False
         self.failure: BaseException | None = None
         """Why the thread has ended, if it ended by itself; only a person can mend it."""
         self.delivered = 0
@@ -101,29 +152,48 @@ class Delivery:
         self.offered = 0
         """Events handed over since the start."""
         self.settled = 0
-        """Of those, how many `position` covers, delivered or dead; counted after it has moved, never before."""
-        self.retries = 0
-        """How often something was sent again."""
+        """Of those, how many `position` covers: delivered, dead, spooled or shed; counted after it, never before."""
 
-    def start(self, position: LSN, mark: Mark | None) -> None:
+    def start(self, position: LSN, cursor: Cursor | None = None) -> None:
         """
         Open the destination and start its thread.
 
         Store `position()` before the first `offer`: it may hold a mark for the state before the first batch.
 
         Args:
-            position: Up to where everything is durable there, as stored.
-            mark: The mark stored with it.
+            position: Up to where everything is durable, as stored.
+            cursor: What is stored of it; None: nothing yet.
 
         Raises:
             DestinationError: It cannot be opened; no thread was started.
+            StateError: Its spool cannot be opened, or there is to be none and events lie in it.
         """
-        opened = self._destination.open(mark)
-        self._mark = mark if opened is None else opened
+        spooled = cursor.spool if cursor is not None else None
+        if self._spool is not None:
+            self._spool.open(spooled)
+        elif spooled is not None:
+            raise StateError(
+                f"events for destination {self.name!r} lie in its spool, and no spool is configured now: set "
+                "`delivery.spool_dir` to where it is"
+            )
+        opened: list[Sender] = []
+        try:
+            for sender in self._senders:
+                sender.open(cursor.mark if cursor is not None else None)
+                opened.append(sender)
+        except BaseException:
+            for sender in opened:
+                sender.close()
+            raise
         self._queue = self._new_queue(position)
-        self._position = (position, self._mark)
+        if spooled is not None:
+            self._spooling = True
+            self._loaded = self._read = spooled.begin
+            self._written = self._durable = _Boundary(position, spooled.end, 0)
+        self._position = Cursor(position, self._mark, spooled)
         # A daemon: a destination that hangs must not keep the process after its deadline.
         self._thread = threading.Thread(target=self._run, name=f"delivery-{self.name}", daemon=True)
+        self._workers = [_Worker(self.name, sender) for sender in self._senders[1:]]
         self._thread.start()
 
     def offer(self, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int) -> None:
@@ -145,7 +215,10 @@ class Delivery:
         with self._changed:
             self._queue.add(events, end_lsn, wire_bytes, time.monotonic())
             self.offered += len(events)
-            self._changed.notify()
+            if not self._spooling:
+                self._changed.notify()
+            elif self._queue.wire_bytes >= _WRITE_BYTES:
+                self._write()
 
     def reached(self, lsn: LSN) -> None:
         """
@@ -155,36 +228,121 @@ class Delivery:
         """
         with self._changed:
             if self._queue.reach(lsn):
-                self._moved()
+                if self._spooling:
+                    assert self._spool is not None
+                    self._written = _Boundary(lsn, self._spool.end, self.offered)
+                else:
+                    self._moved()
 
     @property
     def held_bytes(self) -> int:
-        """Bytes on the wire of what is not yet durable."""
+        """Bytes on the wire of what is in memory and not yet durable."""
         return self._queue.wire_bytes
 
     @property
     def held_events(self) -> int:
-        """How many events are not yet durable."""
+        """How many events are in memory and not yet durable."""
         return self._queue.events
 
     @property
+    def max_held_bytes(self) -> int:
+        """How many bytes are meant to wait in memory."""
+        return self._settings.max_queue_bytes
+
+    @property
+    def spool_bytes(self) -> int:
+        """What the spool takes on disk."""
+        return self._spool.bytes if self._spool is not None else 0
+
+    @property
+    def is_failing(self) -> bool:
+        """The destination does not take what it is sent, for now."""
+        return any(sender.is_failing for sender in self._senders)
+
+    @property
     def idle(self) -> bool:
-        """Nothing is held, or on its way; counters and position are up to date."""
+        """Nothing is held, spooled or on its way; counters and position are up to date."""
         with self._changed:
-            return self._queue.events == 0
+            return self._queue.events == 0 and not self._spooling
+
+    @property
+    def is_durable(self) -> bool:
+        """`position` covers everything that was offered."""
+        with self._changed:
+            return self._queue.events == 0 and (not self._spooling or self._durable == self._written)
+
+    @property
+    def retries(self) -> int:
+        """How often something was sent again."""
+        return sum(sender.retries for sender in self._senders)
 
     @property
     def told(self) -> LSN:
         """The last boundary: everything up to here has been offered."""
         return self._queue.told
 
-    def position(self) -> tuple[LSN, Mark | None]:
-        """Up to where everything is durable, always the end of a transaction; and the mark that belongs to it."""
+    def position(self) -> Cursor:
+        """Up to where everything is durable, always the end of a transaction; and what belongs to it."""
         return self._position
+
+    def store(self, *, pressed: bool = False) -> None:
+        """
+        Put on disk what should not wait in memory, and move the position to what is durable there.
+
+        Args:
+            pressed: Not only of a destination that fails, but of any that holds more than memory is meant for; and of
+                one that fails everything.
+
+        Raises:
+            StateError: A gap could not be recorded.
+        """
+        spool = self._spool
+        if spool is None:
+            return
+        with self._changed:
+            if self._spooling:
+                self._write()
+            elif not self._should_spool(pressed) or not self._begin_spooling():
+                return
+            written = self._written
+        try:
+            spool.sync()
+        except OSError as error:
+            self._warn_of_disk(error)
+            return
+        with self._changed:
+            if self._spooling:
+                self._durable = written
+                self._moved_in_spool()
+                self._changed.notify()
+
+    def saved(self, cursor: Cursor) -> None:
+        """
+        Give back what the spool needs no more.
+
+        Args:
+            cursor: From `position`, stored by now.
+        """
+        if self._spool is None or not self._spool.bytes:
+            return
+        if cursor.spool is not None:
+            self._spool.release(cursor.spool.begin)
+        elif not self._spooling:
+            self._spool.clear()
+
+    def replace(self, destinations: Sequence[Destination]) -> None:
+        """
+        Take other objects in the place of those there are, between two attempts.
+
+        Args:
+            destinations: As many as there are, not yet open; those that cannot be opened are given up.
+        """
+        for sender, destination in zip(self._senders, destinations, strict=True):
+            sender.replace(destination)
 
     def stop(self, deadline_s: float) -> bool:
         """
-        Deliver what is held, close the destination, and end the thread.
+        Deliver what is held in memory, close the destination, and end the thread; what is spooled stays there.
 
         Args:
             deadline_s: After so many seconds what is left is abandoned; it comes again after the next start.
@@ -194,46 +352,167 @@ class Delivery:
         """
         with self._changed:
             self._leaving.set()
+            if self._spooling:
+                self._abort_senders()
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(deadline_s)
             if self._thread.is_alive():
                 self.abort()
+        self._let_go()
         return self.idle and self.failure is None
 
     def abort(self) -> None:
         """End the thread without sending more. A call on its way is given a second; its outcome may go unrecorded."""
         with self._changed:
-            self._aborted.set()
+            self._abort_senders()
             self._leaving.set()
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(ABORT_GRACE_S)
+        self._let_go()
+
+    # Spooling, on the pipeline's thread ----------------------------------------------------------
+
+    def _should_spool(self, pressed: bool) -> bool:
+        """Whether events in memory are to go to disk; called with the lock held."""
+        if not self._queue.events:
+            return False
+        is_full = self._queue.wire_bytes > self._settings.max_queue_bytes
+        if not self.is_failing:
+            return pressed and is_full
+        return pressed or is_full or time.monotonic() - self._queue.oldest > self._settings.spool_after_s
+
+    def _begin_spooling(self) -> bool:
+        """Write what is in memory, and go on on disk; called with the lock held."""
+        assert self._spool is not None
+        waiting = self._queue.waiting()
+        try:
+            places = self._spool.append(waiting)
+        except OSError as error:
+            self._warn_of_disk(error)
+            return False
+        # What may be on its way stays here too, so that its outcome is counted off where it stands.
+        self._front = deque(zip(waiting[: self._in_flight], places[1:], strict=False))
+        self._read = places[0]
+        self._loaded = self._front[-1][1] if self._front else self._read
+        self._spooling = True
+        self._durable = _Boundary(self._queue.position, places[0], self.settled)
+        behind = self._queue.drain()
+        self._written = _Boundary(self._queue.position, places[len(waiting) - behind], self.offered - behind)
+        logger.warning(
+            "a destination is behind; its events go to its spool on disk until it has caught up",
+            extra={"destination": self.name, "events": len(waiting)},
+        )
+        return True
+
+    def _write(self) -> None:
+        """Append what has come to the spool, or what the configuration says when it is full; with the lock held."""
+        assert self._spool is not None
+        if not self._queue.events:
+            return
+        bound = self._spool.max_bytes * (_ROOM_AGAIN if self._shedding is not None else 1)
+        if self._spool.bytes >= bound:
+            if self._settings.at_spool_bound == "shed":
+                self._shed()
+            return
+        waiting = self._queue.waiting()
+        try:
+            places = self._spool.append(waiting)
+        except OSError as error:
+            self._warn_of_disk(error)
+            return
+        self._no_disk = False
+        self._end_shedding()
+        behind = self._queue.drain()
+        if behind < len(waiting):
+            self._written = _Boundary(self._queue.position, places[len(waiting) - behind], self.offered - behind)
+
+    def _shed(self) -> None:
+        """Drop what has come; that it was dropped is on record before any position passes it."""
+        assert self._spool is not None
+        waiting = self._queue.waiting()
+        first, last = (LSN.parse(event.source["commit_lsn"]) for event in (waiting[0], waiting[-1]))
+        if self._shedding is None:
+            detail = f"{self.name}: its spool is full (max_spool_bytes); events are being dropped"
+            gap = Gap(first, None, "shed", detail)
+            self._records.record_gap(gap)
+            self._shedding = _Shedding(gap, 0, last)
+            logger.error("gap: a spool is full, and events are being dropped", extra={"destination": self.name})
+        self._shedding.events += len(waiting)
+        self._shedding.last = last
+        behind = self._queue.drain()
+        if behind < len(waiting):
+            self._written = _Boundary(self._queue.position, self._spool.end, self.offered - behind)
+
+    def _end_shedding(self) -> None:
+        """There is room again, or we leave: say how much was dropped."""
+        if self._shedding is None:
+            return
+        shed, self._shedding = self._shedding, None
+        detail = f"{self.name}: {shed.events} events were dropped while its spool was full (max_spool_bytes)"
+        self._records.end_gap(shed.gap, Gap(shed.gap.from_lsn, shed.last, "shed", detail))
+        logger.warning("events were dropped", extra={"destination": self.name, "events": shed.events})
+
+    def _warn_of_disk(self, error: OSError) -> None:
+        """The spool cannot be written now: its events wait in memory, and then on the server."""
+        if not self._no_disk:
+            logger.error(
+                "a spool cannot be written; its events wait in memory, and then in the server's WAL",
+                extra={"destination": self.name, "reason": error.strerror or type(error).__name__},
+            )
+        self._no_disk = True
+
+    def _let_go(self) -> None:
+        """After the thread has ended, or was left: close what is ours."""
+        self._end_shedding()
+        for worker in self._workers:
+            worker.leave()
+        if self._spool is not None and (self._thread is None or not self._thread.is_alive()):
+            self._spool.close()
+
+    def _abort_senders(self) -> None:
+        self._aborted.set()
+        for sender in self._senders:
+            sender.abort()
 
     # The thread ----------------------------------------------------------------------------------
 
+    @property
+    def _mark(self) -> Mark | None:
+        return self._senders[0].mark
+
     def _new_queue(self, position: LSN) -> Queue:
-        return Queue(position, max_events=self._max_events, max_bytes=self._max_bytes)
+        width = len(self._senders)
+        return Queue(position, max_events=self._max_events * width, max_bytes=self._max_bytes * width)
 
     def _run(self) -> None:
         try:
             try:
                 while (batch := self._next()) is not None:
                     self._deliver(batch)
-            except _Aborted:
+            except Aborted:
                 logger.debug("left with events undelivered", extra={"destination": self.name})
             finally:
-                self._destination.close()
+                self._senders[0].close()
         except BaseException as error:  # noqa: BLE001 - kept, and raised again by the pipeline's thread
             logger.error("a destination has failed", extra={"destination": self.name, "error": type(error).__name__})
             self.failure = error
 
     def _next(self) -> Batch | None:
-        """Wait for a batch that is full or has lingered long enough; None: it is time to leave."""
+        """Wait for events that are many enough or have lingered long enough; None: it is time to leave."""
         with self._changed:
             while True:
                 if self._aborted.is_set():
-                    raise _Aborted
+                    raise Aborted
+                if self._spooling:
+                    if self._leaving.is_set():
+                        return None
+                    if self._front or self._loaded < self._durable.place:
+                        break
+                    if not self._end_spooling():
+                        self._changed.wait()
+                    continue
                 if self._queue.events:
                     wait = self._queue.oldest + self._linger_s - time.monotonic()
                     if (
@@ -248,132 +527,140 @@ class Delivery:
                     return None
                 else:
                     self._changed.wait()
+            limit = self._durable.place if self._spooling else None
             chunks = self._queue.front()
-        # Outside the lock: this is where events become JSON.
-        return self._queue.cut(chunks)
+            if limit is None:
+                self._in_flight = min(self._queue.events, self._max_events * len(self._senders))
+        # Outside the lock: this is where events become JSON, or are read from disk.
+        return self._queue.cut(chunks) if limit is None else self._from_spool(limit)
+
+    def _from_spool(self, limit: Place) -> Batch:
+        """The next events on disk; none where what is next cannot be read, which is on record then."""
+        assert self._spool is not None
+        width = len(self._senders)
+        if not self._front:
+            try:
+                self._front.extend(
+                    self._spool.read(self._loaded, limit, self._max_events * width, self._max_bytes * width)
+                )
+            except SpoolDamaged as damage:
+                logger.error("gap: a spool is damaged", extra={"destination": self.name, "where": damage.where})
+                detail = f"{self.name}: {damage.where}; what was in it was not delivered"
+                self._records.record_gap(Gap(LSN(0), None, "spool_damaged", detail))
+                with self._changed:
+                    self._loaded = self._read = damage.resume
+                return Batch(())
+            self._loaded = self._front[-1][1]
+        events = [event for event, _ in self._front]
+        count, reason = writable(events)
+        if count == 0:
+            return Batch((), events[0], reason)
+        if width == 1:
+            return Batch(lanes.batches(events[:count], self._max_events, self._max_bytes)[0])
+        return Batch(events[:count])
+
+    def _end_spooling(self) -> bool:
+        """Everything on disk is delivered: wait in memory again, if nothing has come meanwhile; with the lock held."""
+        assert self._spool is not None
+        is_over = self._loaded >= self._spool.end == self._written.place or self._loaded > self._spool.end
+        if not is_over or self._queue.events or self._durable != self._written:
+            return False
+        self._spooling = False
+        self._moved()
+        logger.info("a destination has caught up with its spool", extra={"destination": self.name})
+        return True
 
     def _deliver(self, batch: Batch) -> None:
-        """Send a batch until every event of it is durable or a dead letter; then move the position."""
-        self._buried = 0
+        """Send events until every one is durable or a dead letter; then move the position."""
+        buried = 0
         if batch.unwritable is not None:
-            self._bury([(batch.unwritable, f"it cannot be written as JSON: {batch.reason}")])
-        pieces: list[Sequence[Deliverable]] = [batch.events] if batch.events else []
-        while pieces:
-            if self._aborted.is_set():
-                raise _Aborted
-            piece = pieces[0]
-            hit("before_destination")
-            try:
-                receipt = self._destination.deliver(piece)
-            except DestinationUnavailable as error:
-                self._wait_to_retry(error.message, error.retry_after_s)
-                continue
-            except BatchRefused as refusal:
-                if len(piece) == 1:
-                    self._bury([(piece[0], refusal.reason)])
-                    del pieces[0]
-                else:
-                    half = len(piece) // 2
-                    pieces[0:1] = [piece[:half], piece[half:]]
-                continue
-            if receipt.mark is not None:
-                self._mark = receipt.mark
-            again = self._settle(piece, receipt.outcomes) if receipt.outcomes else []
-            if again:
-                pieces[0] = again
-            else:
-                self._taken()
-                del pieces[0]
+            buried = self._senders[0].bury([(batch.unwritable, f"it cannot be written as JSON: {batch.reason}")])
+        elif batch.events:
+            batch, buried = self._send(batch)
         hit("after_destination_before_state")
         with self._changed:
-            if self._queue.finish(batch):
+            self._in_flight = 0
+            if self._spooling:
+                for _ in range(batch.taken):
+                    self._read = self._front.popleft()[1]
+                self._moved_in_spool()
+            elif self._queue.finish(batch):
                 self._moved()
             # After the position: who sees an event counted may store the position and find it covered.
-            self.delivered += batch.taken - self._buried
-            self.rejected += self._buried
+            self.delivered += batch.taken - buried
+            self.rejected += buried
+
+    def _send(self, batch: Batch) -> tuple[Batch, int]:
+        """
+        Send the batch, or where several requests may be on their way at once its beginning.
+
+        Returns:
+            What of it was sent, and how many events became dead letters.
+        """
+        if len(self._senders) == 1 or len(lanes.batches(batch.events, self._max_events, self._max_bytes)) == 1:
+            return batch, self._senders[0].send(batch.events)
+        ways = [
+            lanes.batches(way, self._max_events, self._max_bytes)
+            for way in lanes.abreast(batch.events, len(self._senders))
+        ]
+        for worker, way in zip(self._workers, ways[1:], strict=False):
+            worker.begin(way)
+        working = self._workers[: len(ways) - 1]
+        try:
+            buried = sum(self._senders[0].send(events) for events in ways[0])
+        except BaseException:
+            for sender in self._senders:
+                sender.abort()
+            for worker in working:
+                worker.outcome()
+            raise
+        outcomes = [worker.outcome() for worker in working]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            buried += outcome
+        return Batch([event for way in ways for events in way for event in events]), buried
 
     def _moved(self) -> None:
         """The queue stands at a new boundary, and nothing beyond it has been sent; called with the lock held."""
-        self._position = (self._queue.position, self._mark)
+        self._position = Cursor(self._queue.position, self._mark)
         self.settled = self.offered - self._queue.events
 
-    def _settle(self, piece: Sequence[Deliverable], outcomes: Mapping[int, Outcome]) -> list[Deliverable]:
-        """Bury what was refused for good, wait if something must come again, and give that back in order."""
-        refused: list[tuple[Deliverable, str]] = []
-        again: list[Deliverable] = []
-        retry_after_s: float | None = None
-        reason = ""
-        for index, event in enumerate(piece):
-            outcome = outcomes.get(index)
-            if outcome is None:
-                continue
-            if isinstance(outcome, Rejected):
-                refused.append((event, outcome.reason))
-            else:
-                again.append(event)
-                reason = reason or outcome.reason
-                if outcome.after_s is not None:
-                    retry_after_s = max(outcome.after_s, retry_after_s or 0.0)
-        if refused:
-            self._bury(refused)
-        if again:
-            if len(refused) + len(again) < len(piece):
-                self._backoff.reset()
-            self._wait_to_retry(reason or "some events were not taken", retry_after_s)
-        return again
-
-    def _bury(self, refused: Sequence[tuple[Deliverable, str]]) -> None:
-        """Dead letters, on disk before this returns."""
-        self._dead_letters.add([_dead_letter(event, self.name, reason) for event, reason in refused])
-        self._buried += len(refused)
-        logger.warning(
-            "events were refused and are now dead letters (`wal_tracker dlq list`)",
-            extra={"destination": self.name, "events": len(refused)},
-        )
-
-    def _wait_to_retry(self, reason: str, retry_after_s: float | None) -> None:
-        wait_s = self._backoff.next_s(retry_after_s)
-        self.retries += 1
-        attempts = self._backoff.attempts
-        # The first, second, fourth, eighth …: an outage of a night is a page of log.
-        logger.log(
-            logging.DEBUG if attempts & (attempts - 1) else logging.WARNING,
-            "a destination is not taking events; trying again",
-            extra={
-                "destination": self.name,
-                "reason": reason,
-                "attempt": attempts,
-                "retry_in_s": round(wait_s, 3),
-            },
-        )
-        if self._aborted.wait(wait_s):
-            raise _Aborted
-
-    def _taken(self) -> None:
-        if self._backoff.attempts:
-            logger.info(
-                "a destination is taking events again",
-                extra={"destination": self.name, "attempts": self._backoff.attempts},
-            )
-            self._backoff.reset()
+    def _moved_in_spool(self) -> None:
+        """More is durable on disk, or delivered from there; called with the lock held."""
+        if self._read <= self._durable.place:
+            spooled = Spooled(self._read, self._durable.place)
+            self._position = Cursor(self._durable.lsn, self._mark, spooled)
+            self.settled = self._durable.offered
 
 
-def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLetter:
-    source = event.source
-    table = f"{source['schema']}.{source['table']}" if "table" in source else f"message.{source.get('prefix', '')}"
-    try:
-        payload = event.to_json()
-    except orjson.JSONEncodeError:
-        payload = orjson.dumps({"id": event.id, "event": event.name, "timestamp": event.timestamp, "source": source})
-    return DeadLetter(
-        id=event.id,
-        destination=destination,
-        kind="rejected",
-        rule="",
-        event=event.name,
-        table=table,
-        commit_lsn=LSN.parse(source["commit_lsn"]),
-        commit_time=event.timestamp,
-        reason=reason,
-        payload=payload,
-    )
+class _Worker:
+    """The thread of one more sender."""
+
+    def __init__(self, name: str, sender: Sender) -> None:
+        self._sender = sender
+        self._inbox: SimpleQueue[list[Sequence[Deliverable]] | None] = SimpleQueue()
+        self._outbox: SimpleQueue[int | BaseException] = SimpleQueue()
+        threading.Thread(target=self._run, name=f"delivery-{name}-beside", daemon=True).start()
+
+    def begin(self, way: list[Sequence[Deliverable]]) -> None:
+        """Send these batches, one after the other."""
+        self._inbox.put(way)
+
+    def outcome(self) -> int | BaseException:
+        """Wait for the end of what was begun: how many events became dead letters, or what went wrong."""
+        return self._outbox.get()
+
+    def leave(self) -> None:
+        """Close the destination and end the thread."""
+        self._inbox.put(None)
+
+    def _run(self) -> None:
+        try:
+            while (way := self._inbox.get()) is not None:
+                try:
+                    self._outbox.put(sum(self._sender.send(events) for events in way))
+                except BaseException as error:  # noqa: BLE001 - raised again by the delivery's own thread
+                    self._outbox.put(error)
+        finally:
+            self._sender.close()

@@ -137,10 +137,10 @@ class Queue:
             try:
                 sizes = [len(event.to_json()) for event in part]
             except orjson.JSONEncodeError:
-                writable, reason = _writable(part)
-                if not writable and not events:
+                good, reason = writable(part)
+                if not good and not events:
                     return Batch((), part[0], reason)
-                part, whole = part[:writable], False
+                part, whole = part[:good], False
                 sizes = [len(event.to_json()) for event in part]
             total = sum(sizes)
             if size + total > self._max_bytes:
@@ -160,6 +160,27 @@ class Queue:
         if 0 < boundary < len(events):
             events = events[:boundary]
         return Batch(events)
+
+    def waiting(self) -> list[Deliverable]:
+        """Everything that is here, oldest first."""
+        return [event for chunk in self._chunks for event in chunk.events[chunk.done :]]
+
+    def drain(self) -> int:
+        """
+        Everything that is here is durable elsewhere: forget it, and move `position` to the last boundary in it.
+
+        Returns:
+            How many of the events lie behind that boundary: of a transaction that goes on.
+        """
+        behind = 0
+        for chunk in self._chunks:
+            behind += len(chunk.events) - chunk.done
+            if chunk.end_lsn is not None:
+                self.position, behind = chunk.end_lsn, 0
+        # Not emptied: a batch that is being cut looks at the chunks it was given.
+        self._chunks = deque()
+        self.events = self.wire_bytes = 0
+        return behind
 
     def finish(self, batch: Batch) -> bool:
         """
@@ -195,7 +216,7 @@ def _fitting(sizes: list[int], room: int) -> int:
     return len(sizes)
 
 
-def _writable(events: Sequence[Deliverable]) -> tuple[int, str]:
+def writable(events: Sequence[Deliverable]) -> tuple[int, str]:
     """How many of the first can be written as JSON, and what is wrong with the next."""
     for index, event in enumerate(events):
         try:

@@ -25,6 +25,7 @@ from wal_tracker.model import EXACT, ROW_OPS, Change, Column, Event, Message, Op
 from wal_tracker.pgtypes import CelType, TypeCatalog
 from wal_tracker.rules.compile import CompiledRule, RuleCompiler, message_source
 from wal_tracker.rules.distinct_id import as_distinct_id
+from wal_tracker.rules.lanes import LaneOf, key_of, lane_function, with_lane
 
 logger = logging.getLogger("wal_tracker.rules")
 
@@ -38,11 +39,13 @@ HEARTBEAT_PREFIX = "wal_tracker.hb"
 class RelationPlan:
     """What one description of a table means to us: its rules by operation, and whether changes go out raw."""
 
-    __slots__ = ("rules", "raw")
+    __slots__ = ("rules", "raw", "lane")
 
-    def __init__(self, rules: Mapping[Op, tuple[CompiledRule, ...]], raw: bool) -> None:
+    def __init__(self, rules: Mapping[Op, tuple[CompiledRule, ...]], raw: bool, lane: LaneOf | None = None) -> None:
         self.rules = rules
         self.raw = raw
+        self.lane = lane
+        """Gives a change its lane; None: nobody asks."""
 
 
 @dataclass(slots=True)
@@ -60,7 +63,14 @@ class RuleSet:
     """The rules of one configuration, compiled as tables appear. One thread."""
 
     def __init__(
-        self, config: Config, types: TypeCatalog, *, system_identifier: str, mode: str, raw: bool | None = None
+        self,
+        config: Config,
+        types: TypeCatalog,
+        *,
+        system_identifier: str,
+        mode: str,
+        raw: bool | None = None,
+        primary_keys: Mapping[tuple[str, str], Sequence[str]] | None = None,
     ) -> None:
         """
         Args:
@@ -69,12 +79,14 @@ class RuleSet:
             system_identifier: Part of every event id.
             mode: ``wal``, ``trigger`` or ``kafka``.
             raw: Whether somebody takes raw changes; by default whether the configuration has such destinations.
+            primary_keys: Of tables, by schema and name; where they are given events get lanes (`rules.lanes`).
         """
         self._config = config
         self._types = types
         self._system_identifier = system_identifier
         self._mode = mode
         self._raw = bool(config.raw_destinations) if raw is None else raw
+        self._primary_keys = primary_keys
         hash_key = config.hash_key.reveal().encode() if config.hash_key else None
         self._compiler = RuleCompiler(system_identifier=system_identifier, mode=mode, hash_key=hash_key)
         self._by_table: dict[tuple[str, str], list[TrackRule]] = {}
@@ -127,6 +139,8 @@ class RuleSet:
         relation.plan = plan = self.plan(relation, columns)
         wanted: dict[Op, OpColumns] = {}
         every = frozenset(EXACT + name for name in columns) if raw else frozenset()
+        if plan.lane is not None:
+            every |= frozenset(self._key(relation))
         for op, chosen in plan.rules.items():
             # A truncate is on record even where no rule looks at it: rows vanish without a delete.
             if chosen or raw or op == "truncate":
@@ -178,6 +192,9 @@ class RuleSet:
             return wanted
         plan: RelationPlan = relation.plan
         short = {op: chosen[0].direct(op) for op, chosen in plan.rules.items() if len(chosen) == 1 and op in wanted}
+        if plan.lane is not None:
+            key = self._key(relation)
+            short = {op: direct and with_lane(direct, op, relation.name, key) for op, direct in short.items()}
         return {op: replace(columns, direct=short.get(op)) for op, columns in wanted.items()}
 
     def plan(self, relation: Relation, columns: Mapping[str, CelType] | None) -> RelationPlan:
@@ -190,7 +207,16 @@ class RuleSet:
         """
         rules = self._by_table.get((relation.schema, relation.table), [])
         compiled = [self._compile(rule, relation, columns) for rule in rules]
-        return RelationPlan({op: tuple(rule for rule in compiled if op in rule.rule.ops) for op in ROW_OPS}, self._raw)
+        lane = None if self._primary_keys is None else lane_function(relation.name, self._key(relation))
+        chosen = {op: tuple(rule for rule in compiled if op in rule.rule.ops) for op in ROW_OPS}
+        return RelationPlan(chosen, self._raw, lane)
+
+    def _key(self, relation: Relation) -> tuple[str, ...]:
+        """The columns a row is known by, as far as we may see them all."""
+        primary_key = (self._primary_keys or {}).get((relation.schema, relation.table), ())
+        key = key_of(relation, primary_key)
+        visible = {column.name for column in self.visible(relation.schema, relation.table, relation.columns)}
+        return key if visible.issuperset(key) else ()
 
     def _compile(self, rule: TrackRule, relation: Relation, columns: Mapping[str, CelType] | None) -> CompiledRule:
         try:

@@ -8,7 +8,7 @@ from wal_tracker.errors import StateError
 from wal_tracker.secret import Secret
 from wal_tracker.state.base import StateStore
 
-__all__ = ["open_state"]
+__all__ = ["open_state", "spool_directory"]
 
 _SQLITE = "sqlite:///"
 
@@ -34,3 +34,13 @@ def open_state(url: str) -> StateStore:
 
         return PostgresStateStore(text)
     raise StateError("`state` names no store; write sqlite:///FILE or postgresql://user@host/database")
+
+
+def spool_directory(url: str) -> Path | None:
+    """
+    Where spools lie beside a state store: in a folder next to its file.
+
+    None beside one in PostgreSQL: that is chosen where a local disk does not last, and what is spooled must.
+    """
+    text = url.reveal() if isinstance(url, Secret) else url
+    return Path(text[len(_SQLITE) :] + ".spool") if text.startswith(_SQLITE) else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from wal_tracker.lsn import LSN
 
@@ -35,13 +35,32 @@ class SourceIdentity:
     """The slot; `OUTBOX` in trigger mode."""
 
 
+class Place(NamedTuple):
+    """Between two records of a spool."""
+
+    segment: int
+    offset: int
+    """In bytes."""
+
+
+class Spooled(NamedTuple):
+    """What of a destination's spool is still to be delivered."""
+
+    begin: Place
+    end: Place
+    """The end of the last transaction that is in it as a whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """How far a destination is durable, and what it asked to be kept beside that."""
 
     lsn: LSN
+    """Everything up to here is durable: at the destination, or in its spool."""
     mark: Mapping[str, Any] | None = None
     """JSON-ready."""
+    spool: Spooled | None = None
+    """None: nothing is spooled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +167,10 @@ class StateStore(Protocol):
 
     def record_gap(self, gap: Gap) -> None:
         """Note changes that will not be delivered; one that differs only in its time is the same gap, met again."""
+        ...
+
+    def end_gap(self, gap: Gap, ended: Gap) -> None:
+        """Put what is known at its end in the place of a gap that was recorded when it began."""
         ...
 
     def gaps(self) -> list[Gap]:

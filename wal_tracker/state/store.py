@@ -18,7 +18,7 @@ from typing import Any
 
 from wal_tracker.errors import CheckpointRegression, StateError
 from wal_tracker.lsn import LSN
-from wal_tracker.state.base import Cursor, DeadLetter, Gap, LetterStatus, SourceIdentity
+from wal_tracker.state.base import Cursor, DeadLetter, Gap, LetterStatus, Place, SourceIdentity, Spooled
 
 SCHEMA_VERSION = 1
 
@@ -100,7 +100,10 @@ class SqlStateStore(ABC):
                         f"destination {name!r} stands at {before.lsn}, and {cursor.lsn} would go back"
                     )
                 mark = None if cursor.mark is None else json.dumps(dict(cursor.mark))
-                execute("write_position", {"destination": name, "lsn": str(cursor.lsn), "mark": mark})
+                spool = None if cursor.spool is None else json.dumps(cursor.spool)
+                execute(
+                    "write_position", {"destination": name, "lsn": str(cursor.lsn), "mark": mark, "spool": spool}
+                )
 
     def rebase(self, identity: SourceIdentity, lsn: LSN) -> None:
         """See `StateStore`."""
@@ -176,6 +179,20 @@ class SqlStateStore(ABC):
                 },
             )
 
+    def end_gap(self, gap: Gap, ended: Gap) -> None:
+        """See `StateStore`."""
+        with self._transaction() as execute:
+            execute(
+                "end_gap",
+                {
+                    "from_lsn": str(gap.from_lsn),
+                    "reason": gap.reason,
+                    "begun": gap.detail,
+                    "to_lsn": None if ended.to_lsn is None else str(ended.to_lsn),
+                    "detail": ended.detail,
+                },
+            )
+
     def gaps(self) -> list[Gap]:
         """See `StateStore`."""
         with self._transaction() as execute:
@@ -200,9 +217,16 @@ def _write_identity(execute: Execute, identity: SourceIdentity) -> None:
 
 def _cursors(execute: Execute) -> dict[str, Cursor]:
     return {
-        destination: Cursor(LSN.parse(lsn), None if mark is None else json.loads(mark))
-        for destination, lsn, mark in execute("read_positions", {})
+        destination: Cursor(LSN.parse(lsn), None if mark is None else json.loads(mark), _spooled(spool))
+        for destination, lsn, mark, spool in execute("read_positions", {})
     }
+
+
+def _spooled(text: str | None) -> Spooled | None:
+    if text is None:
+        return None
+    begin, end = json.loads(text)
+    return Spooled(Place(*begin), Place(*end))
 
 
 def _letter(row: tuple[Any, ...]) -> DeadLetter:

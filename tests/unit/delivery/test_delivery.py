@@ -17,7 +17,7 @@ from wal_tracker.destinations.base import BatchRefused, Limits, Receipt, Rejecte
 from wal_tracker.errors import CheckpointRegression, DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
-from wal_tracker.state.base import DeadLetter
+from wal_tracker.state.base import Cursor, DeadLetter
 from wal_tracker.testing import MemoryDestination, make_event
 
 QUICK = DeliverySettings(retry_base_s=0.001, retry_cap_s=0.002)
@@ -36,7 +36,7 @@ class Letters:
         if self.error is not None:
             raise self.error
         assert self.delivery is not None
-        self.positions_when_added.append(self.delivery.position()[0])
+        self.positions_when_added.append(self.delivery.position().lsn)
         self.letters.extend(letters)
 
 
@@ -54,7 +54,7 @@ class Bench:
         if limits is not None:
             self.destination.limits = limits
         self.delivery = self.letters.delivery = Delivery("memory", self.destination, settings, self.letters)
-        self.delivery.start(LSN(position), mark)
+        self.delivery.start(LSN(position), Cursor(LSN(position), mark))
         return self.delivery
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ def test_the_position_moves_to_a_boundary_when_everything_before_it_is_durable(b
     delivery.offer(events(1, 2), LSN(1000), 100)
     settle(delivery)
 
-    assert delivery.position() == (LSN(1000), {"stored": 2})
+    assert delivery.position() == Cursor(LSN(1000), {"stored": 2})
     assert (delivery.held_bytes, delivery.offered, delivery.settled) == (0, 2, 2)
 
 
@@ -110,8 +110,8 @@ def test_the_position_does_not_move_inside_a_transaction(bench: Bench) -> None:
     delivery.offer(events(3), LSN(2000), 10)
     settle(delivery)
 
-    assert before == (LSN(5), None)
-    assert delivery.position() == (LSN(2000), {"stored": 3})
+    assert before == Cursor(LSN(5))
+    assert delivery.position() == Cursor(LSN(2000), {"stored": 3})
 
 
 def test_the_end_of_a_transaction_without_more_events_is_its_boundary(bench: Bench) -> None:
@@ -122,7 +122,7 @@ def test_the_end_of_a_transaction_without_more_events_is_its_boundary(bench: Ben
     settle(delivery)
     delivery.reached(LSN(3000))
 
-    assert delivery.position() == (LSN(3000), {"stored": 2})
+    assert delivery.position() == Cursor(LSN(3000), {"stored": 2})
 
 
 def test_progress_before_the_commit_of_an_open_transaction_does_not_close_it(bench: Bench) -> None:
@@ -135,8 +135,8 @@ def test_progress_before_the_commit_of_an_open_transaction_does_not_close_it(ben
     before, settled = delivery.position(), delivery.settled
     delivery.reached(LSN(5100))
 
-    assert (before, settled) == ((LSN(0), None), 0)
-    assert delivery.position() == (LSN(5100), {"stored": 1})
+    assert (before, settled) == (Cursor(LSN(0)), 0)
+    assert delivery.position() == Cursor(LSN(5100), {"stored": 1})
     assert delivery.settled == 1
 
 
@@ -146,7 +146,7 @@ def test_progress_on_an_idle_delivery_moves_it_at_once(bench: Bench) -> None:
 
     delivery.reached(LSN(9000))
 
-    assert delivery.position() == (LSN(9000), {"offset": 7})
+    assert delivery.position() == Cursor(LSN(9000), {"offset": 7})
 
 
 def test_progress_on_a_busy_delivery_waits_for_what_is_before_it(bench: Bench) -> None:
@@ -156,12 +156,12 @@ def test_progress_on_a_busy_delivery_waits_for_what_is_before_it(bench: Bench) -
 
     delivery.offer(events(1), LSN(1000), 100)
     delivery.reached(LSN(2000))
-    before = delivery.position()[0]
+    before = delivery.position().lsn
     bench.destination.gate.set()
     settle(delivery)
 
     assert before == LSN(0)
-    assert delivery.position()[0] == LSN(2000)
+    assert delivery.position().lsn == LSN(2000)
 
 
 def test_a_transaction_that_ends_before_one_already_told_is_our_own_bug(bench: Bench) -> None:
@@ -179,7 +179,7 @@ def test_the_mark_of_the_opened_destination_is_there_before_the_first_batch(benc
 
     delivery = bench.start(position=7)
 
-    assert delivery.position() == (LSN(7), {"stored": 0})
+    assert delivery.position() == Cursor(LSN(7), {"stored": 0})
 
 
 # Batches ---------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_the_guilty_event_of_a_refused_batch_is_found_by_halving(bench: Bench) -
     assert [(letter.id, letter.reason) for letter in bench.letters.letters] == [
         (make_event(6).id, "HTTP 400: bad event")
     ]
-    assert delivery.position()[0] == LSN(10)
+    assert delivery.position().lsn == LSN(10)
 
 
 def test_a_rejected_event_is_a_dead_letter_before_the_position_moves(bench: Bench) -> None:
@@ -296,7 +296,7 @@ def test_a_rejected_event_is_a_dead_letter_before_the_position_moves(bench: Benc
     assert (letter.event, letter.table, letter.commit_lsn) == ("order_placed", "public.orders", LSN(512))
     assert letter.payload == make_event(2).to_json()
     assert (delivery.delivered, delivery.rejected) == (2, 1)
-    assert delivery.position()[0] == LSN(1000)
+    assert delivery.position().lsn == LSN(1000)
 
 
 def test_events_to_be_retried_go_again_in_order_before_what_is_behind_them(bench: Bench) -> None:
@@ -324,7 +324,7 @@ def test_an_event_that_is_not_json_is_a_dead_letter_and_the_rest_goes_on(bench: 
     assert bench.numbers() == [1, 3]
     assert [letter.id for letter in bench.letters.letters] == [bad.id]
     assert "cannot be written as JSON" in bench.letters.letters[0].reason
-    assert delivery.position()[0] == LSN(10)
+    assert delivery.position().lsn == LSN(10)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_what_trying_again_cannot_mend_stops_the_delivery_and_is_shown(bench: Be
 
     assert delivery.failure is error
     assert bench.letters.letters == []
-    assert delivery.position() == (LSN(0), None)
+    assert delivery.position() == Cursor(LSN(0), None)
     assert delivery.stop(1) is False
     assert bench.destination.closed == 1
 
@@ -357,7 +357,7 @@ def test_a_dead_letter_that_cannot_be_kept_stops_the_delivery(bench: Bench) -> N
     settle(delivery)
 
     assert delivery.failure is bench.letters.error
-    assert delivery.position()[0] == LSN(0)
+    assert delivery.position().lsn == LSN(0)
 
 
 @pytest.mark.parametrize("name", ["before_destination", "after_destination_before_state"])
@@ -374,7 +374,7 @@ def test_both_failpoints_are_passed_and_fail_the_delivery(
 
     assert isinstance(delivery.failure, failpoints.InjectedFault)
     assert bench.numbers() == ([] if name == "before_destination" else [1])
-    assert delivery.position()[0] == LSN(0)
+    assert delivery.position().lsn == LSN(0)
 
 
 # Leaving ---------------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_stopping_delivers_what_is_held_without_lingering(bench: Bench) -> None:
 
     assert delivery.stop(10) is True
     assert bench.numbers() == [1, 2, 3]
-    assert delivery.position()[0] == LSN(10)
+    assert delivery.position().lsn == LSN(10)
     assert bench.destination.closed == 1
 
 
@@ -399,7 +399,7 @@ def test_stopping_gives_up_at_its_deadline(bench: Bench) -> None:
     wait_until(lambda: delivery.retries > 0)
 
     assert delivery.stop(0.05) is False
-    assert delivery.position()[0] == LSN(0)
+    assert delivery.position().lsn == LSN(0)
     wait_until(lambda: bench.destination.closed == 1)
     assert delivery.failure is None
 
@@ -415,7 +415,7 @@ def test_aborting_leaves_a_hanging_destination_behind(bench: Bench, monkeypatch:
     delivery.abort()
 
     assert time.monotonic() - begun < 5
-    assert delivery.position()[0] == LSN(0)
+    assert delivery.position().lsn == LSN(0)
 
 
 def test_a_destination_that_cannot_be_opened_is_told_at_the_start(bench: Bench) -> None:

@@ -1,0 +1,309 @@
+"""
+One destination object, and the way events take through it: sent until each is durable or refused for good.
+
+What is refused for a while blocks what is behind it, and goes again without end: nothing is dropped for being late.
+What is refused for good becomes a dead letter, on disk before it counts. Anything unexpected is raised, and ends the
+delivery; it is never swallowed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import orjson
+
+from wal_tracker.delivery.backoff import Backoff
+from wal_tracker.destinations.base import BatchRefused, Destination, Mark, Outcome, Rejected
+from wal_tracker.errors import DestinationError, DestinationRefusedUs, DestinationUnavailable
+from wal_tracker.failpoints import hit
+from wal_tracker.lsn import LSN
+from wal_tracker.model import Deliverable
+from wal_tracker.state.base import DeadLetter, Gap
+
+logger = logging.getLogger("wal_tracker.delivery")
+
+# A call that has not come back after so long is no success any more, whatever becomes of it.
+HANGING_AFTER_S = 5.0
+
+
+class Aborted(Exception):
+    """Told to leave in the middle of a batch; the batch counts as not sent."""
+
+
+class Records(Protocol):
+    """Where what was not delivered is kept; the state store."""
+
+    def add(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters; returns when they are on disk. Idempotent on (id, destination)."""
+        ...
+
+    def record_gap(self, gap: Gap) -> None:
+        """Keep a gap; returns when it is on disk."""
+        ...
+
+    def end_gap(self, gap: Gap, ended: Gap) -> None:
+        """Say of a gap what is known at its end."""
+        ...
+
+
+class Pace:
+    """Lets so many events a second pass, evenly; shared by the senders of one destination."""
+
+    def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            per_s: Events a second; 0 lets all pass.
+            clock: Monotonic seconds; a test may give its own.
+        """
+        self._per_s, self._clock = per_s, clock
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def wait_s(self, events: int) -> float:
+        """Book the passage of so many events: in how many seconds they may go."""
+        if not self._per_s:
+            return 0.0
+        with self._lock:
+            now = self._clock()
+            begins = max(now, self._free_at)
+            self._free_at = begins + events / self._per_s
+            return begins - now
+
+
+class Sender:
+    """
+    Sends through one destination object, from one thread at a time.
+
+    `replace`, `wake` and the attributes may be used from any thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        destination: Destination,
+        backoff: Backoff,
+        records: Records,
+        pace: Pace,
+        *,
+        outlasts_refusal: bool,
+    ) -> None:
+        """
+        Args:
+            name: The destination's key in the configuration.
+            destination: Ours alone.
+            backoff: Ours alone.
+            records: Where refused events go.
+            pace: How fast events may go.
+            outlasts_refusal: A destination that refuses us (a key that was taken back) is tried again, like one that
+                is down, since its events have another place to be meanwhile; else that ends the delivery.
+        """
+        self.name, self.destination = name, destination
+        self._backoff, self._records, self._pace = backoff, records, pace
+        self._outlasts_refusal = outlasts_refusal
+        self._replacement: Destination | None = None
+        self._wake = threading.Event()
+        self._aborted = False
+        self._calling_since: float | None = None
+        self.mark: Mark | None = None
+        """Of the last receipt that had one."""
+        self.retries = 0
+        """How often something was sent again."""
+        self.refusal: str | None = None
+        """In what words the destination refuses us, while it does."""
+
+    @property
+    def is_failing(self) -> bool:
+        """The last attempt was in vain, or the one that is under way takes too long."""
+        since = self._calling_since
+        return self._backoff.attempts > 0 or (since is not None and time.monotonic() - since > HANGING_AFTER_S)
+
+    def open(self, mark: Mark | None) -> None:
+        """
+        Open the destination.
+
+        Raises:
+            DestinationError: It cannot be opened.
+        """
+        opened = self.destination.open(mark)
+        self.mark = mark if opened is None else opened
+
+    def replace(self, destination: Destination) -> None:
+        """Take another object instead, before the next attempt; one that cannot be opened is given up."""
+        self._replacement = destination
+        self._wake.set()
+
+    def abort(self) -> None:
+        """Let `send` raise `Aborted` at the next opportunity."""
+        self._aborted = True
+        self._wake.set()
+
+    def send(self, events: Sequence[Deliverable]) -> int:
+        """
+        Send events until every one is durable or a dead letter.
+
+        Args:
+            events: Within the destination's limits, oldest first.
+
+        Returns:
+            How many of them are dead letters now.
+
+        Raises:
+            Aborted: Told to leave.
+            DestinationRefusedUs: It does, and nothing outlasts it.
+        """
+        buried = 0
+        pieces: list[Sequence[Deliverable]] = [events]
+        while pieces:
+            piece = pieces[0]
+            self._rest(self._pace.wait_s(len(piece)))
+            self._take_replacement()
+            hit("before_destination")
+            try:
+                self._calling_since = time.monotonic()
+                try:
+                    receipt = self.destination.deliver(piece)
+                finally:
+                    self._calling_since = None
+            except DestinationUnavailable as error:
+                self._wait_to_retry(error.message, error.retry_after_s)
+                continue
+            except DestinationRefusedUs as error:
+                if not self._outlasts_refusal:
+                    raise
+                self.refusal = error.message
+                self._wait_to_retry(error.message, None, is_refusal=True)
+                continue
+            except BatchRefused as refused:
+                if len(piece) == 1:
+                    buried += self.bury([(piece[0], refused.reason)])
+                    del pieces[0]
+                else:
+                    half = len(piece) // 2
+                    pieces[0:1] = [piece[:half], piece[half:]]
+                continue
+            if receipt.mark is not None:
+                self.mark = receipt.mark
+            again: list[Deliverable] = []
+            if receipt.outcomes:
+                again, gone = self._settle(piece, receipt.outcomes)
+                buried += gone
+            if again:
+                pieces[0] = again
+            else:
+                self._taken()
+                del pieces[0]
+        return buried
+
+    def bury(self, refused: Sequence[tuple[Deliverable, str]]) -> int:
+        """Make dead letters, on disk before this returns; gives how many."""
+        self._records.add([_dead_letter(event, self.name, reason) for event, reason in refused])
+        logger.warning(
+            "events were refused and are now dead letters (`wal_tracker dlq list`)",
+            extra={"destination": self.name, "events": len(refused)},
+        )
+        return len(refused)
+
+    def close(self) -> None:
+        """Close the destination."""
+        self.destination.close()
+
+    def _settle(self, piece: Sequence[Deliverable], outcomes: Mapping[int, Outcome]) -> tuple[list[Deliverable], int]:
+        """Bury what was refused for good; wait if something must come again, and give that back in order."""
+        refused: list[tuple[Deliverable, str]] = []
+        again: list[Deliverable] = []
+        retry_after_s: float | None = None
+        reason = ""
+        for index, event in enumerate(piece):
+            outcome = outcomes.get(index)
+            if outcome is None:
+                continue
+            if isinstance(outcome, Rejected):
+                refused.append((event, outcome.reason))
+            else:
+                again.append(event)
+                reason = reason or outcome.reason
+                if outcome.after_s is not None:
+                    retry_after_s = max(outcome.after_s, retry_after_s or 0.0)
+        buried = self.bury(refused) if refused else 0
+        if again:
+            if len(refused) + len(again) < len(piece):
+                self._backoff.reset()
+            self._wait_to_retry(reason or "some events were not taken", retry_after_s)
+        return again, buried
+
+    def _wait_to_retry(self, reason: str, retry_after_s: float | None, *, is_refusal: bool = False) -> None:
+        wait_s = self._backoff.next_s(retry_after_s)
+        self.retries += 1
+        attempts = self._backoff.attempts
+        # The first, second, fourth, eighth …: an outage of a night is a page of log.
+        is_told = attempts & (attempts - 1) == 0
+        logger.log(
+            (logging.ERROR if is_refusal else logging.WARNING) if is_told else logging.DEBUG,
+            "a destination refuses us, and needs a person; its events are spooled"
+            if is_refusal
+            else "a destination is not taking events; trying again",
+            extra={"destination": self.name, "reason": reason, "attempt": attempts, "retry_in_s": round(wait_s, 3)},
+        )
+        self._rest(wait_s)
+
+    def _rest(self, seconds: float) -> None:
+        """Wait; a replacement ends it early."""
+        if not self._aborted and seconds > 0 and self._replacement is None:
+            self._wake.wait(seconds)
+        if self._aborted:
+            raise Aborted
+
+    def _take_replacement(self) -> None:
+        destination, self._replacement = self._replacement, None
+        if destination is None:
+            return
+        self._wake.clear()
+        if self._aborted:
+            raise Aborted
+        try:
+            opened = destination.open(self.mark)
+        except DestinationError as error:
+            destination.close()
+            logger.error(
+                "the destination as it is configured now cannot be opened; going on with the one before",
+                extra={"destination": self.name, "reason": error.message},
+            )
+            return
+        self.destination.close()
+        self.destination = destination
+        self.mark = self.mark if opened is None else opened
+        logger.info("a destination goes on as it is configured now", extra={"destination": self.name})
+
+    def _taken(self) -> None:
+        self.refusal = None
+        if self._backoff.attempts:
+            logger.info(
+                "a destination is taking events again",
+                extra={"destination": self.name, "attempts": self._backoff.attempts},
+            )
+            self._backoff.reset()
+
+
+def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLetter:
+    source = event.source
+    table = f"{source['schema']}.{source['table']}" if "table" in source else f"message.{source.get('prefix', '')}"
+    try:
+        payload = event.to_json()
+    except orjson.JSONEncodeError:
+        payload = orjson.dumps({"id": event.id, "event": event.name, "timestamp": event.timestamp, "source": source})
+    return DeadLetter(
+        id=event.id,
+        destination=destination,
+        kind="rejected",
+        rule="",
+        event=event.name,
+        table=table,
+        commit_lsn=LSN.parse(source["commit_lsn"]),
+        commit_time=event.timestamp,
+        reason=reason,
+        payload=payload,
+    )

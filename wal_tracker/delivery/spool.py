@@ -1,0 +1,347 @@
+"""
+What one destination still has to get, on disk: for as long as it does not take it from memory.
+
+A *segment* is a file of records, one an event; records are only ever appended, and a segment is deleted when
+everything in it has been delivered and the position that says so is stored. Where reading stands and where the last
+whole transaction ends is kept in the state store, in one step with the position (`Cursor.spool`): what a segment
+holds beyond that was never confirmed to the server and comes again, so it is cut off when the spool is opened.
+
+A record is a length, a CRC-32 over what follows, the event's kind and lane, and the event as it was first written:
+the same bytes go to the vendor however long they lay here.
+
+Thread: one thread appends, syncs and releases; another reads, and only below what has been synced.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import orjson
+
+from wal_tracker.delivery.lanes import lane_of
+from wal_tracker.errors import StateError
+from wal_tracker.failpoints import hit
+from wal_tracker.model import Deliverable, Event, RawChange
+from wal_tracker.state.base import Place, Spooled
+
+_MAGIC = b"wal_tracker spool 1\n"
+_FRAME = struct.Struct("!II")
+"""Length and CRC-32 of the rest of the record."""
+_HEAD = struct.Struct("!BqI")
+"""Kind, lane (-1: none), and length of what stands before the event's JSON."""
+_EVENT, _RAW, _UNWRITABLE = 0, 1, 2
+
+SEGMENT_BYTES = 16 * 1024 * 1024
+"""A new segment is begun beyond this: small enough to give disk back soon, large enough for few of them."""
+
+BEGINNING = Place(0, len(_MAGIC))
+"""Where an empty spool stands."""
+
+
+class SpoolDamaged(Exception):
+    """A segment does not hold what was written into it; `resume` is the next place that may be read."""
+
+    def __init__(self, where: str, resume: Place) -> None:
+        super().__init__(where)
+        self.where, self.resume = where, resume
+
+
+class Spool:
+    """Events of one destination on disk, in order. Opens nothing before `open`, makes nothing before `append`."""
+
+    def __init__(self, directory: Path, name: str, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """
+        Args:
+            directory: Of all spools; made when first needed.
+            name: The destination's; its spool is a folder of this name, made safe for a file system.
+            max_bytes: What it is meant to take on disk; it is up to who appends to heed it.
+            segment_bytes: See `SEGMENT_BYTES`.
+        """
+        self.path = directory / quote(name, safe="")
+        self.max_bytes, self._segment_bytes = max_bytes, segment_bytes
+        self._first = 0
+        self._unsynced: list[int] = []
+        self._new_names = self._begin_anew = False
+        self._handle: int | None = None
+        self._reading: tuple[int, int] | None = None
+        self.end = BEGINNING
+        """After the last record written."""
+        self.bytes = 0
+        """What the segments take on disk."""
+
+    def open(self, stands: Spooled | None) -> None:
+        """
+        Take up what an earlier process left, as far as its stored cursor knows of it; the rest is cut off.
+
+        Args:
+            stands: From the state store; None: nothing is spooled, and what lies there is left over.
+
+        Raises:
+            StateError: The folder or a segment cannot be read or cut.
+        """
+        self.close()
+        self._first, self.end, self.bytes = BEGINNING.segment, BEGINNING, 0
+        try:
+            for number in self._numbers():
+                path = self._segment(number)
+                if stands is None or not stands.begin.segment <= number <= stands.end.segment:
+                    path.unlink()
+                    continue
+                size = path.stat().st_size
+                if number == stands.end.segment and size > stands.end.offset:
+                    os.truncate(path, stands.end.offset)
+                    size = stands.end.offset
+                self.bytes += size
+            if stands is not None:
+                self._first, self.end = stands.begin.segment, stands.end
+        except OSError as error:
+            raise self._state_error("opened", error) from error
+
+    def append(self, events: Sequence[Deliverable]) -> list[Place]:
+        """
+        Write events behind what is there; durable once `sync` has returned.
+
+        Args:
+            events: At least one, oldest first.
+
+        Returns:
+            The place before the first, and for each of them the one behind it.
+
+        Raises:
+            OSError: It could not be written; nothing of it counts.
+        """
+        if self._handle is None or self._begin_anew or self.end.offset >= self._segment_bytes:
+            self._begin_segment()
+        segment, offset = self.end
+        assert self._handle is not None
+        records = [_record(event) for event in events]
+        places = [self.end]
+        at = offset
+        for record in records:
+            at += len(record)
+            places.append(Place(segment, at))
+        text = memoryview(b"".join(records))
+        written = 0
+        try:
+            while written < len(text):
+                written += os.pwrite(self._handle, text[written:], offset + written)
+        except OSError:
+            # Half a record is in nobody's way: the next append begins where this one did.
+            os.ftruncate(self._handle, offset)
+            raise
+        self.end = Place(segment, at)
+        self.bytes += len(text)
+        if segment not in self._unsynced:
+            self._unsynced.append(segment)
+        hit("spool_written")
+        return places
+
+    def sync(self) -> Place:
+        """
+        Make everything written durable.
+
+        Returns:
+            Up to where.
+
+        Raises:
+            OSError: It is not, and what was written since the last time may be lost.
+        """
+        if self._new_names:
+            _sync_path(self.path)
+            _sync_path(self.path.parent)
+            self._new_names = False
+        while self._unsynced:
+            number = self._unsynced[0]
+            if number == self.end.segment and self._handle is not None:
+                os.fdatasync(self._handle)
+            else:
+                _sync_path(self._segment(number))
+            del self._unsynced[0]
+        hit("spool_synced")
+        return self.end
+
+    def read(self, at: Place, end: Place, max_events: int, max_bytes: int) -> list[tuple[Deliverable, Place]]:
+        """
+        Events from a place on.
+
+        Args:
+            at: Where to begin.
+            end: Where to stop; synced.
+            max_events: At most so many.
+            max_bytes: Of their records; a single one that is larger comes alone.
+
+        Returns:
+            Each with the place behind it; at least one where `at` lies before `end`.
+
+        Raises:
+            SpoolDamaged: What is next cannot be read; nothing before it is held back: ask again, for less.
+        """
+        found: list[tuple[Deliverable, Place]] = []
+        size = 0
+        if at.segment < self._first:
+            at = Place(self._first, len(_MAGIC))
+        while at < end and len(found) < max_events:
+            handle, length = self._open_for_reading(at.segment, end)
+            if at.offset >= length and at.segment < end.segment:
+                at = Place(at.segment + 1, len(_MAGIC))
+                continue
+            try:
+                event, behind = self._read_record(handle, at, length)
+            except SpoolDamaged:
+                if found:
+                    break
+                raise
+            size += behind.offset - at.offset
+            if found and size > max_bytes:
+                break
+            found.append((event, behind))
+            at = behind
+        return found
+
+    def release(self, before: Place) -> None:
+        """
+        Delete the segments that lie wholly before a place; its position is stored.
+
+        Raises:
+            StateError: One cannot be deleted.
+        """
+        try:
+            while self._first < before.segment:
+                path = self._segment(self._first)
+                if path.exists():
+                    self.bytes -= path.stat().st_size
+                    path.unlink()
+                self._first += 1
+        except OSError as error:
+            raise self._state_error("emptied", error) from error
+
+    def clear(self) -> None:
+        """
+        Everything is delivered, and the position that says so is stored: give the disk back.
+
+        Raises:
+            StateError: A segment cannot be deleted.
+        """
+        self.open(None)
+
+    def close(self) -> None:
+        """Let go of the files; calling it twice is harmless."""
+        if self._handle is not None:
+            os.close(self._handle)
+        if self._reading is not None:
+            os.close(self._reading[1])
+        self._handle = self._reading = None
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.path.glob("*.spool")) if self.path.exists() else []
+
+    def _segment(self, number: int) -> Path:
+        return self.path / f"{number:012d}.spool"
+
+    def _begin_segment(self) -> None:
+        """Open the last segment again, or begin one."""
+        last = self._segment(self.end.segment)
+        is_whole = last.exists() and last.stat().st_size == self.end.offset < self._segment_bytes
+        if self._handle is None and is_whole and not self._begin_anew:
+            self._handle = os.open(last, os.O_RDWR)
+            return
+        # Only its owner may read it: it holds what the events hold.
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = self.end.segment + 1
+        handle = os.open(self._segment(number), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.pwrite(handle, _MAGIC, 0)
+        except OSError:
+            os.close(handle)
+            self._segment(number).unlink()
+            raise
+        if self._handle is not None:
+            os.close(self._handle)
+        if not self.bytes:
+            self._first = number
+        self._handle, self._new_names, self._begin_anew = handle, True, False
+        self.end = Place(number, len(_MAGIC))
+        self.bytes += len(_MAGIC)
+        self._unsynced.append(number)
+
+    def _open_for_reading(self, number: int, end: Place) -> tuple[int, int]:
+        """A handle of a segment, and up to where it may be read."""
+        if self._reading is None or self._reading[0] != number:
+            if self._reading is not None:
+                os.close(self._reading[1])
+                self._reading = None
+            try:
+                self._reading = (number, os.open(self._segment(number), os.O_RDONLY))
+            except OSError as error:
+                raise self._damaged(Place(number, 0), error.strerror or "it cannot be opened") from error
+            if os.pread(self._reading[1], len(_MAGIC), 0) != _MAGIC:
+                raise self._damaged(Place(number, 0), "it is no spool")
+        handle = self._reading[1]
+        return handle, end.offset if number == end.segment else os.fstat(handle).st_size
+
+    def _read_record(self, handle: int, at: Place, length: int) -> tuple[Deliverable, Place]:
+        frame = os.pread(handle, _FRAME.size, at.offset)
+        if len(frame) < _FRAME.size:
+            raise self._damaged(at, "it ends too early")
+        size, checksum = _FRAME.unpack(frame)
+        behind = Place(at.segment, at.offset + _FRAME.size + size)
+        if size < _HEAD.size or behind.offset > length:
+            raise self._damaged(at, "a record reaches beyond its end")
+        body = os.pread(handle, size, at.offset + _FRAME.size)
+        if len(body) < size or zlib.crc32(body) != checksum:
+            raise self._damaged(at, "a record does not fit its checksum")
+        return _event(body), behind
+
+    def _damaged(self, at: Place, what: str) -> SpoolDamaged:
+        # Where the next record of this segment begins is not known any more; what is still to be appended goes beyond.
+        self._begin_anew = True
+        resume = Place(at.segment + 1, len(_MAGIC))
+        return SpoolDamaged(f"{self._segment(at.segment)} at byte {at.offset}: {what}", resume)
+
+    def _state_error(self, done: str, error: OSError) -> StateError:
+        return StateError(f"the spool {self.path} cannot be {done}: {error.strerror}; it must be ours to write")
+
+
+def _record(event: Deliverable) -> bytes:
+    lane = lane_of(event)
+    kind, before = _EVENT, b""
+    try:
+        text = event.to_json()
+    except orjson.JSONEncodeError:
+        # It becomes a dead letter in its turn, as it would have without a spool.
+        kind, text = _UNWRITABLE, b""
+    if kind == _UNWRITABLE or isinstance(event, RawChange):
+        kind = kind or _RAW
+        before = orjson.dumps([event.id, event.name, event.timestamp, event.source])
+    body = _HEAD.pack(kind, -1 if lane is None else lane, len(before)) + before + text
+    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def _event(body: bytes) -> Deliverable:
+    kind, lane, length = _HEAD.unpack_from(body)
+    text = body[_HEAD.size + length :]
+    event: Deliverable
+    if kind == _EVENT:
+        event = Event.from_json(text)
+    else:
+        id, name, timestamp, source = orjson.loads(body[_HEAD.size : _HEAD.size + length])
+        if kind == _RAW:
+            event = RawChange.from_json(text, id=id, name=name, timestamp=timestamp, source=source)
+        else:
+            event = Event(id, name, None, timestamp, {"unwritable": object()}, source)
+    if lane >= 0:
+        event.lane = lane
+    return event
+
+
+def _sync_path(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
