@@ -116,6 +116,7 @@ class World:
         self.destination.is_up = False
         self.part(count, parts)
         self.fail()
+        self.save()
         self.recover()
         self.save()
 
@@ -177,7 +178,7 @@ def test_every_event_arrives_once_and_in_order_wherever_it_waits_and_whoever_die
     steps: list[tuple[str] | tuple[str, int, int]],
 ) -> None:
     """
-    Position, mark and spool are stored in one step: whoever goes back to its mark has every event once, in commit order.
+    Position, mark and spool are stored in one step: whoever goes back to its mark has every event once.
 
     The bytes are those of the first hour, and at the end nothing is left on disk.
     """
