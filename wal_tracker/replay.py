@@ -21,7 +21,7 @@ from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.delivery import Delivery
 from wal_tracker.errors import DecodeError, RuleEvaluationError
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction
+from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction, load_json
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
 from wal_tracker.state.base import Cursor, DeadLetter, StateStore
@@ -148,20 +148,11 @@ class Replay:
 
 def _stored(letter: DeadLetter) -> Deliverable:
     """A rejected event as it was sent."""
-    document = orjson.loads(letter.payload)
-    if "event" not in document:
-        source = {key: document.get(key) for key in ("op", "schema", "table", "commit_lsn", "ordinal", "xid")}
-        return RawChange(letter.id, letter.event, letter.commit_time, document, source)
-    event = Event(
-        document["id"],
-        document["event"],
-        document.get("distinct_id"),
-        document["timestamp"],
-        document.get("properties", {}),
-        document["source"],
-    )
-    event.keep_json(letter.payload)
-    return event
+    document = load_json(letter.payload)
+    if "event" in document:
+        return Event.from_json(letter.payload)
+    source = {key: document.get(key) for key in ("op", "schema", "table", "commit_lsn", "ordinal", "xid")}
+    return RawChange(letter.id, letter.event, letter.commit_time, document, source)
 
 
 def _message(letter: DeadLetter) -> Message:
