@@ -27,6 +27,10 @@ class FakeVendor(HttpServer):
         self.key = key
         self.poison: set[str] = set()
         """Ids of events it never takes, in the way it refuses events."""
+        self.people: dict[str, dict[str, Any]] = {}
+        """What is known of each person by now."""
+        self.groups: dict[tuple[str, str], dict[str, Any]] = {}
+        """What is known of each group, by its type and id."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,6 +45,14 @@ class FakeVendor(HttpServer):
     def items(self, request: Request) -> list[dict[str, Any]]:
         """The events of a request, as the vendor gets them."""
         raise NotImplementedError
+
+    def learn_person(self, who: str, traits: dict[str, Any]) -> None:
+        """Set traits; those there are and are not named stay."""
+        self.people.setdefault(who, {}).update(traits)
+
+    def learn_group(self, kind: str, which: str, traits: dict[str, Any]) -> None:
+        """Set a group's traits."""
+        self.groups.setdefault((kind, which), {}).update(traits)
 
     def basic(self, request: Request) -> str:
         """User and password of a request, with a colon between; empty without."""

@@ -252,6 +252,8 @@ def _block(entry: Reader, name: str) -> Mapping[str, Expression]:
 
 def _names(cond: Reader) -> Iterator[str]:
     """The events a `cond` names as ``events.x`` or ``events['x']``."""
+    if not isinstance(cond.node, yaml.Scalar):
+        return
     for match in _EVENT_REFERENCE.finditer(_expression(cond).source):
         yield match[1] or match[2] or match[3]
 

@@ -205,7 +205,7 @@ def test_a_rule_sends_only_where_it_says() -> None:
         ("t.insert: {event: e, properties: {a: {b: c}}}", "properties.a: must be a CEL expression"),
         ("t.insert: {event: e, properties: {a: ' '}}", "is an empty expression"),
         ("t.insert: {event: e, destinations: nowhere}", "'nowhere' is not under `destinations`; there are none"),
-        ("t.insert: {cond: c, bogus: 1}", "is neither a setting (cond, when, distinct_id, timestamp, destinations and"),
+        ("t.insert: {cond: c, bogus: 1}", "is neither a setting (cond, identify, group, when, distinct_id, timestamp, destinations and"),
         ("t.insert: {cond: c, properties: {a: b}}", "`properties` goes with `event`"),
         ("t.insert: {cond: {a: b}}", "cond: must be an expression"),
         ("t.insert: {cond: c, a: {event: b, properties: {}}}", "must be the block's own name, 'a'"),
