@@ -56,6 +56,8 @@ _OPTIONS = {
     "$product_tour_id": "product_tour_id",
     "$ignore_sent_at": "disable_skew_correction",
 }
+# Details of an event that v1 took and that says nothing of its person (analytics/constants.rs).
+_NO_PERSON = "person_processing_disabled"
 _BESIDE = {"$session_id": "session_id", "$window_id": "window_id"}
 
 
@@ -194,13 +196,14 @@ class PostHog(HttpBatches):
     def _send(self, items: Sequence[Item]) -> Mapping[int, Outcome]:
         batch = [orjson.Fragment(item.body) for item in items]
         if self.config.api == "v1":
-            return self._send_v1(batch, [part_id(item.event, _GROUP) if item.route else item.event.id for item in items])
+            return self._send_v1(batch, items)
         # Never parsed: 200 has come with {"status":1}, {"status":"Ok"} and more over the years.
         document = {"api_key": self.config.api_key.reveal(), "batch": batch}
         self._http.post(orjson.dumps(document), JSON, gzip=self.config.gzip)
         return {}
 
-    def _send_v1(self, batch: Sequence[orjson.Fragment], ids: Sequence[str]) -> Mapping[int, Outcome]:
+    def _send_v1(self, batch: Sequence[orjson.Fragment], items: Sequence[Item]) -> Mapping[int, Outcome]:
+        ids = [part_id(item.event, _GROUP) if item.route == _GROUP else item.event.id for item in items]
         # The same for every attempt with the same events.
         request = str(uuid.uuid5(_REQUESTS, ",".join(ids)))
         last, attempt = self._request
@@ -214,11 +217,23 @@ class PostHog(HttpBatches):
             "PostHog-Request-Timestamp": now,
         }
         document = {"created_at": now, "batch": batch}
-        return self._results(self._http.post(orjson.dumps(document), headers, gzip=self.config.gzip), ids)
+        answer = self._http.post(orjson.dumps(document), headers, gzip=self.config.gzip)
+        outcomes: dict[int, Outcome] = {}
+        for index, (result, details) in self._results(answer, ids).items():
+            if result == "drop":
+                outcomes[index] = Rejected(f"PostHog drops it: {details}")
+            elif result == "retry":
+                outcomes[index] = Retry(retry_after_s(answer.headers, self._clock()), f"PostHog: {details}")
+            elif details == _NO_PERSON and items[index].event.identify is not None:
+                outcomes[index] = Rejected(
+                    f"PostHog has the event and not its `identify` ({details}): the distinct_id is a placeholder "
+                    "such as '0' or 'null', or there are too many events of it"
+                )
+        return outcomes
 
-    def _results(self, answer: Answer, sent: Sequence[str]) -> dict[int, Outcome]:
+    def _results(self, answer: Answer, sent: Sequence[str]) -> dict[int, tuple[str, str]]:
         """
-        What v1 says of each event; of what it does not name, nothing was wrong.
+        Result and details of each event by its position; what v1 does not name it has taken.
 
         Raises:
             DestinationUnavailable: It is not PostHog's answer, so that nobody knows.
@@ -226,18 +241,11 @@ class PostHog(HttpBatches):
         try:
             results = orjson.loads(answer.body)["results"]
             told = {index: results[identity] for index, identity in enumerate(sent) if identity in results}
-            said = {index: (one["result"], str(one.get("details"))[:100]) for index, one in told.items()}
+            return {index: (str(one["result"]), str(one.get("details"))[:100]) for index, one in told.items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DestinationUnavailable(
                 self.name, f"{self._http.origin} answered {answer.status}, and not as PostHog's v1 does"
             ) from None
-        outcomes: dict[int, Outcome] = {}
-        for index, (result, details) in said.items():
-            if result == "drop":
-                outcomes[index] = Rejected(f"PostHog drops it: {details}")
-            elif result == "retry":
-                outcomes[index] = Retry(retry_after_s(answer.headers, self._clock()), f"PostHog: {details}")
-        return outcomes
 
 
 def batch_url(endpoint: str, api: str = "v0") -> str:

@@ -108,7 +108,7 @@ class FakeMixpanel(FakeVendor):
         return json_reply(200, code=200, num_records_imported=len(events) - len(failed), status="OK")
 
     def _profiles(self, request: Request) -> Reply:
-        """Without `strict` 1 means that one of the records is good; an unknown token is taken, too, and goes nowhere."""
+        """Without `strict` 1 says that some record is good; an unknown token is taken, too, and leads nowhere."""
         if "content-encoding" in request.headers:
             return json_reply(400, error="compressed requests are not taken", status=0)
         updates = parsed(request)
