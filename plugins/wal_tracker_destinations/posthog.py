@@ -239,7 +239,7 @@ class PostHog(HttpBatches):
             DestinationUnavailable: It is not PostHog's answer, so that nobody knows.
         """
         try:
-            results = orjson.loads(answer.body)["results"]
+            results = dict(orjson.loads(answer.body)["results"].items())
             told = {index: results[identity] for index, identity in enumerate(sent) if identity in results}
             return {index: (str(one["result"]), str(one.get("details"))[:100]) for index, one in told.items()}
         except (ValueError, KeyError, TypeError, AttributeError):

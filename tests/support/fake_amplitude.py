@@ -36,6 +36,7 @@ class FakeAmplitude(FakeVendor):
     """
 
     kind = "amplitude"
+    has_profiles = True
     id_key = "insert_id"
     max_events = 2000
 

@@ -49,6 +49,7 @@ class FakeMixpanel(FakeVendor):
     """
 
     kind = "mixpanel"
+    has_profiles = True
     id_key = "$insert_id"
     max_events = 2000
     max_bytes = 10 * 1024 * 1024

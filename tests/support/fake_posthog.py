@@ -35,6 +35,7 @@ class FakePostHog(FakeVendor):
     """
 
     kind = "posthog"
+    has_profiles = True
     id_key = "uuid"
     max_bytes = 20 * 1024 * 1024
 

@@ -16,6 +16,7 @@ class FakeRudderStack(FakeVendor):
     """
 
     kind = "rudderstack"
+    has_profiles = True
     id_key = "messageId"
     max_bytes = 4000 * 1024
 

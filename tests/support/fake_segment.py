@@ -19,6 +19,7 @@ class FakeSegment(FakeVendor):
     """
 
     kind = "segment"
+    has_profiles = True
     id_key = "messageId"
     max_events = 2500
     max_bytes = 500_000

@@ -21,6 +21,8 @@ class FakeVendor(HttpServer):
     """Of a request."""
     max_bytes: int = 64 * 1024 * 1024
     """Of a request's body."""
+    has_profiles: ClassVar[bool] = False
+    """Whether it keeps what is said of persons and groups beside events."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()
