@@ -231,13 +231,13 @@ def _refused(http: HttpClient, answer: Answer, count: int, token: str) -> dict[i
         return _failed(answer, count, token)
     if answer.status == 400:
         raise http.verdict(answer)
-    # {"status": 1} with `verbose`, "OK" with `strict`, and a bare 1 from proxies that take the query off.
+    # {"status": 1} with `verbose`, "OK" with `strict`, and a bare 1 where something on the way takes the query off.
     status = document.get("status") if isinstance(document, dict) else document
     if status in (1, "1", "OK"):
         return {}
-    if status is None:
-        raise DestinationUnavailable(http.name, f"{http.origin} answered {answer.status}, and not as Mixpanel does")
-    raise BatchRefused("Mixpanel took none of the profiles")
+    if status in (0, "0", "Bad Request"):
+        raise BatchRefused("Mixpanel took none of the profiles")
+    raise DestinationUnavailable(http.name, f"{http.origin} answered {answer.status}, and not as Mixpanel does")
 
 
 def _failed(answer: Answer, count: int, token: str = "") -> dict[int, Outcome]:
@@ -252,8 +252,7 @@ def _failed(answer: Answer, count: int, token: str = "") -> dict[int, Outcome]:
         document = orjson.loads(answer.body)
         records = document.get("failed_records") or []
         failed: dict[int, Outcome] = {
-            int(record["index"]): Rejected(_reason(record, token))
-            for record in records
+            int(record["index"]): Rejected(_reason(record, token)) for record in records
         }
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise BatchRefused("HTTP 400, and an answer that is not Mixpanel's") from error

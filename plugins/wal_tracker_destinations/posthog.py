@@ -56,9 +56,9 @@ _OPTIONS = {
     "$product_tour_id": "product_tour_id",
     "$ignore_sent_at": "disable_skew_correction",
 }
+_BESIDE = {"$session_id": "session_id", "$window_id": "window_id"}
 # Details of an event that v1 took and that says nothing of its person (analytics/constants.rs).
 _NO_PERSON = "person_processing_disabled"
-_BESIDE = {"$session_id": "session_id", "$window_id": "window_id"}
 
 
 class PostHog(HttpBatches):

@@ -255,6 +255,8 @@ def test_a_profile_mixpanel_refuses_behind_a_200_is_a_dead_letter(server: FakeMi
         (Reply(200, b"0"), BatchRefused),
         (Reply(200, b"<html>"), DestinationUnavailable),
         (Reply(200, b"{}"), DestinationUnavailable),
+        (json_reply(200, status="maintenance"), DestinationUnavailable),
+        (json_reply(200, code=400, status="Bad Request"), BatchRefused),
         (Reply(400), BatchRefused),
         (Reply(413), BatchRefused),
         (json_reply(401, status="error", error="no"), DestinationRefusedUs),
