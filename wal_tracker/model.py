@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
@@ -37,6 +38,12 @@ Prefix of a row key that holds a column in the form it is *emitted* in (JSON-rea
 the source) rather than the form CEL computes with. NUL cannot stand in a PostgreSQL identifier,
 so no column name collides.
 """
+
+
+IDENTIFY = "$identify"
+"""Name of the event of a rule that has `identify` and no event of its own."""
+GROUP_IDENTIFY = "$groupidentify"
+"""Name of the event of a rule that has `group` alone."""
 
 
 class ReplicaIdentity(enum.Enum):
@@ -222,6 +229,18 @@ class Commit:
         self.transaction = transaction
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group (a company, a team) that an event belongs to."""
+
+    type: str
+    """Such as ``company``."""
+    id: str
+    """Which of them; never empty."""
+    traits: dict[str, Value]
+    """What is said of it, JSON-ready; may be empty."""
+
+
 class Event:
     """What a rule makes of a change, ready for any destination. Same commit, same id and bytes on every replay."""
 
@@ -264,11 +283,21 @@ class Event:
             self._source = dict(orjson.loads(self._source))
         return self._source
 
+    @property
+    def identify(self) -> dict[str, Value] | None:
+        """Traits of the person `distinct_id` names, JSON-ready and never empty; None where nothing is said of them."""
+        return None
+
+    @property
+    def group(self) -> Group | None:
+        """The group it belongs to; None without."""
+        return None
+
     def to_json(self) -> bytes:
         """
         One JSON object without a line end; computed once.
 
-        ``distinct_id`` is left out where there is none.
+        ``distinct_id``, and `identify` and `group`, are left out where there is none.
         """
         if self._json is None:
             source = self._source
@@ -285,20 +314,85 @@ class Event:
             self._json = orjson.dumps(document)
         return self._json
 
-    @classmethod
-    def from_json(cls, text: bytes) -> Event:
-        """The event that was written as `text`: `to_json` gives these bytes again, and properties have every digit."""
-        document = _exact(text)
-        event = cls(
-            document["id"],
-            document["event"],
-            document.get("distinct_id"),
-            document["timestamp"],
-            document.get("properties", {}),
-            document["source"],
-        )
-        event._json = text
+    @staticmethod
+    def from_json(payload: bytes) -> Event:
+        """
+        The event that `to_json` gave these bytes for; gives them again, and every number in it has its digits.
+
+        Raises:
+            ValueError: They are no event's.
+        """
+        document = load_json(payload)
+        try:
+            told = (
+                document["id"],
+                document["event"],
+                document.get("distinct_id"),
+                document["timestamp"],
+                document.get("properties", {}),
+                document["source"],
+            )
+            group = Group(**document["group"]) if "group" in document else None
+        except (KeyError, TypeError) as error:
+            raise ValueError("not an event: a key is missing") from error
+        identify = document.get("identify")
+        event = Event(*told) if identify is None and group is None else ProfileEvent(*told, identify, group)
+        event._json = payload
         return event
+
+
+class ProfileEvent(Event):
+    """
+    An event that also says who somebody is: traits of the person it is about, the group it belongs to, or both.
+
+    A class of its own, so that events without, which are nearly all, carry neither.
+    """
+
+    __slots__ = ("_identify", "_group")
+
+    def __init__(
+        self,
+        id: str,
+        name: str,
+        distinct_id: str | None,
+        timestamp: str,
+        properties: dict[str, Value],
+        source: dict[str, Value] | str,
+        identify: dict[str, Value] | None,
+        group: Group | None,
+    ) -> None:
+        """
+        Args:
+            id: As an event's, and so are the next five.
+            name: `IDENTIFY` or `GROUP_IDENTIFY` where there is nothing else to tell.
+            distinct_id: Whom it and `identify` are about, or None.
+            timestamp: RFC 3339, UTC, ``Z``.
+            properties: JSON-ready values.
+            source: Where it comes from.
+            identify: Traits of that person, or None.
+            group: Its group, or None.
+        """
+        super().__init__(id, name, distinct_id, timestamp, properties, source)
+        self._identify = identify
+        self._group = group
+
+    @property
+    def identify(self) -> dict[str, Value] | None:
+        """Traits of the person, or None."""
+        return self._identify
+
+    @property
+    def group(self) -> Group | None:
+        """Its group, or None."""
+        return self._group
+
+    def to_json(self) -> bytes:
+        """As any event's, and behind it ``identify`` and ``group``."""
+        if self._json is None:
+            told: dict[str, Any] = {"identify": self._identify, "group": self._group}
+            told = {name: value for name, value in told.items() if value is not None}
+            self._json = b"%b,%b" % (super().to_json()[:-1], orjson.dumps(told)[1:]) if told else super().to_json()
+        return self._json
 
 
 class RowEvent(Event):
@@ -333,6 +427,9 @@ class RawChange:
     lane: int
     """As an event's."""
 
+    identify: None = None
+    group: None = None
+
     def __init__(
         self, id: str, name: str, timestamp: str, document: dict[str, Value], source: dict[str, Value]
     ) -> None:
@@ -366,7 +463,7 @@ class RawChange:
             timestamp: Likewise.
             source: None: what of it stands in the text.
         """
-        document = _exact(text)
+        document = load_json(text)
         if source is None:
             source = {key: document.get(key) for key in ("op", "schema", "table", "commit_lsn", "ordinal", "xid")}
         change = cls(id, name, timestamp, document, source)
@@ -385,23 +482,80 @@ class RawChange:
         return self._json
 
 
-def _exact(text: bytes) -> dict[str, Value]:
-    """A JSON object with its numbers as they are written: what Python's would spell otherwise stays text."""
-    document: dict[str, Value] = json.loads(text, parse_float=_exact_float, parse_int=_exact_int)
-    return document
-
-
-def _exact_float(text: str) -> Value:
-    number = float(text)
-    return number if orjson.dumps(number).decode() == text else orjson.Fragment(text)
-
-
-def _exact_int(text: str) -> Value:
-    number = int(text)
-    return number if -(2**63) <= number < 2**64 and text != "-0" else orjson.Fragment(text)
-
-
 Deliverable = Union[Event, RawChange]
 
 Item = Union[Change, Message, Commit, RowEvent, NoEvent]
 """What a source yields, in commit order: the changes and messages of a transaction, then its commit."""
+
+
+def load_json(payload: bytes) -> dict[str, Value]:
+    """
+    A JSON object of ours, so that orjson writes it again with every number's digits as they were.
+
+    Numbers that no Python type gives back (``1.50``, ``1E3``, ``-0``, integers beyond 64 bits) are `orjson.Fragment`s,
+    and so is what Python cannot hold at all: PostgreSQL's json may nest deeper than orjson writes, and has escapes
+    that are no Unicode (``"\\ud800"``).
+
+    Raises:
+        ValueError: It is not a JSON object.
+    """
+    document = _exactly(payload, levels=3)
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")
+    return document
+
+
+def _exactly(text: bytes, *, levels: int) -> Value:
+    try:
+        document = orjson.loads(text)
+        if orjson.dumps(document) == text:
+            return document
+    except (ValueError, TypeError):
+        pass
+    try:
+        document = _DIGITS.decode(text.decode())
+        orjson.dumps(document)
+        return document
+    except (ValueError, TypeError, RecursionError):
+        pass
+    if levels and text[:1] == b"{":
+        try:
+            return {name: _exactly(value, levels=levels - 1) for name, value in _members(text)}
+        except ValueError:
+            pass
+    return orjson.Fragment(text)
+
+
+def _members(text: bytes) -> Iterator[tuple[str, bytes]]:
+    """The members of a JSON object, each value as it is written; however deep, nothing recurs."""
+    depth = begin = 0
+    name: str | None = None
+    for token in _MARK.finditer(text):
+        mark = token[0]
+        depth -= mark in b"}]"
+        if depth == 1 and mark == b":":
+            name, begin = orjson.loads(text[begin : token.start()]), token.end()
+        elif name is not None and ((depth == 1 and mark == b",") or depth == 0):
+            yield name, text[begin : token.start()].strip()
+            begin = token.end()
+        elif depth == 0:
+            begin = token.end()
+        depth += mark in b"{["
+
+
+def _integer(text: str) -> Value:
+    # Python refuses integers of thousands of digits, and knows no negative zero.
+    if len(text) > _INTEGER_DIGITS or text == "-0":
+        return orjson.Fragment(text)
+    value = int(text)
+    return value if -(2**63) <= value < 2**64 else orjson.Fragment(text)
+
+
+def _fraction(text: str) -> Value:
+    value = float(text)
+    return value if orjson.dumps(value) == text.encode() else orjson.Fragment(text)
+
+
+_INTEGER_DIGITS = 20  # what 64 bits hold, with or without a sign
+_DIGITS = json.JSONDecoder(parse_int=_integer, parse_float=_fraction)
+_MARK = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]')

@@ -21,7 +21,7 @@ from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.delivery import Delivery
 from wal_tracker.errors import DecodeError, RuleEvaluationError
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction
+from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction, load_json
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
 from wal_tracker.state.base import DeadLetter, StateStore
@@ -148,7 +148,7 @@ class Replay:
 
 def _stored(letter: DeadLetter) -> Deliverable:
     """A rejected event as it was sent."""
-    if "event" in orjson.loads(letter.payload):
+    if "event" in load_json(letter.payload):
         return Event.from_json(letter.payload)
     return RawChange.from_json(letter.payload, id=letter.id, name=letter.event, timestamp=letter.commit_time)
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from wal_tracker.destinations.base import Destination, Limits, Mark, Receipt
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Deliverable, Event
+from wal_tracker.model import GROUP_IDENTIFY, IDENTIFY, Deliverable, Event, Group, ProfileEvent
 
 _NAMESPACE = uuid.UUID("6f0c0e0a-53a6-5b0e-9f5c-6f4a3d1f7b11")
 
@@ -27,6 +27,8 @@ def make_event(
     commit_lsn: LSN | None = None,
     properties: Mapping[str, Any] | None = None,
     name: str = "order_placed",
+    identify: dict[str, Any] | None = None,
+    group: Group | None = None,
 ) -> Event:
     """
     An event like those rules make; the same `number` gives the same id and bytes.
@@ -35,15 +37,17 @@ def make_event(
         number: Also its distinct_id and its only property, ``number``.
         commit_lsn: Of its transaction; None: ``number`` times 256.
         properties: Beside ``number``.
-        name: The event's name.
+        name: The event's name. `wal_tracker.model.IDENTIFY` and `GROUP_IDENTIFY` are of events without properties.
+        identify: What a rule says of the person.
+        group: The group it belongs to.
     """
-    return Event(
-        id=str(uuid.uuid5(_NAMESPACE, f"{name}/{number}")),
-        name=name,
-        distinct_id=str(number),
-        timestamp="2026-01-02T03:04:05.123456Z",
-        properties={"number": number, **(properties or {})},
-        source={
+    told: dict[str, Any] = {
+        "id": str(uuid.uuid5(_NAMESPACE, f"{name}/{number}")),
+        "name": name,
+        "distinct_id": str(number),
+        "timestamp": "2026-01-02T03:04:05.123456Z",
+        "properties": {} if name in (IDENTIFY, GROUP_IDENTIFY) else {"number": number, **(properties or {})},
+        "source": {
             "op": "insert",
             "schema": "public",
             "table": "orders",
@@ -52,7 +56,10 @@ def make_event(
             "xid": number,
             "mode": "wal",
         },
-    )
+    }
+    if identify is None and group is None:
+        return Event(**told)
+    return ProfileEvent(**told, identify=identify, group=group)
 
 
 class MemoryDestination:

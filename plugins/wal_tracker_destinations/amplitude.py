@@ -8,7 +8,7 @@ See: https://amplitude.com/docs/apis/analytics/http-v2
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -18,9 +18,17 @@ import orjson
 from wal_tracker.destinations.base import Limits, Outcome, Rejected, Retry
 from wal_tracker.destinations.http import Answer, HttpOptions, retry_after_s
 from wal_tracker.errors import DestinationRefusedUs, DestinationUnavailable
-from wal_tracker.model import Deliverable
+from wal_tracker.model import Deliverable, Group
 from wal_tracker.secret import Secret
-from wal_tracker_destinations.batches import JSON, HttpBatches, Item, epoch_ms, vendor_url
+from wal_tracker_destinations.batches import (
+    JSON,
+    HttpBatches,
+    Item,
+    epoch_ms,
+    is_profile_only,
+    part_id,
+    vendor_url,
+)
 
 _REGIONS = {"us": "https://api2.amplitude.com", "eu": "https://api.eu.amplitude.com"}
 _PATHS = {"batch": "/batch", "httpapi": "/2/httpapi"}
@@ -69,8 +77,9 @@ class Amplitude(HttpBatches):
             return vendor_url(self.endpoint, _REGIONS, _PATHS[self.api])
 
     vendor = "Amplitude"
-    # Both take 2000 events a request. Compressed requests are not documented, so none are sent.
-    limits = Limits(max_batch_events=1000, max_batch_bytes=4 * 1024 * 1024, linger_s=0.5)
+    # Both take 2000 events a request (one of ours may be two), and 100 requests a second. Compressed requests are not
+    # documented, so none are sent.
+    limits = Limits(max_batch_events=1000, max_batch_bytes=4 * 1024 * 1024, linger_s=0.5, concurrency=4)
 
     def __init__(self, name: str, config: Config) -> None:
         """
@@ -83,20 +92,49 @@ class Amplitude(HttpBatches):
         super().__init__(name, config.client(name, config.url(), secrets=[key], max_answer_bytes=1024 * 1024))
         self.max_request_bytes = 19_000_000
         if config.api == "httpapi":
-            self.limits = Limits(max_batch_events=500, max_batch_bytes=800_000, linger_s=0.5)
+            self.limits = Limits(max_batch_events=500, max_batch_bytes=800_000, linger_s=0.5, concurrency=4)
             self.max_request_bytes = 950_000
         self.max_event_bytes = self.max_request_bytes - 10_000
         self._library = f"wal_tracker/{version('wal_tracker')}"
 
     def _item(self, event: Deliverable) -> dict[str, Any]:
-        return {
+        happened = not is_profile_only(event)
+        group = self._group(event, _MAX_TEXT)
+        item = {
             "user_id": self._person(event, _MAX_TEXT),
-            "event_type": self._event_name(event, _MAX_TEXT),
+            "event_type": self._event_name(event, _MAX_TEXT) if happened else "$identify",
             "time": epoch_ms(event),
             "insert_id": event.id,
-            "event_properties": event.properties,
-            "library": self._library,
         }
+        if happened:
+            item["event_properties"] = event.properties
+        if event.identify is not None:
+            item["user_properties"] = {"$set": event.identify}
+        if group is not None:
+            item["groups"] = {group.type: group.id}
+        return {**item, "library": self._library}
+
+    def _parts(self, event: Deliverable) -> Iterator[tuple[str, dict[str, Any]]]:
+        group = self._group(event, _MAX_TEXT)
+        alone = is_profile_only(event) and event.identify is None
+        if group is not None and (alone or group.traits):
+            yield "", {
+                **self._whose(event, group),
+                "event_type": "$groupidentify",
+                "time": epoch_ms(event),
+                "insert_id": part_id(event, "group"),
+                "groups": {group.type: group.id},
+                "group_properties": {"$set": group.traits},
+                "library": self._library,
+            }
+        if not alone:
+            yield "", self._item(event)
+
+    def _whose(self, event: Deliverable, group: Group) -> dict[str, str]:
+        """Every event needs a user or a device; what is said of a group may be about nobody."""
+        if event.distinct_id is not None:
+            return {"user_id": self._person(event, _MAX_TEXT)}
+        return {"device_id": _device(group)}
 
     def _send(self, items: Sequence[Item]) -> Mapping[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
@@ -161,18 +199,33 @@ class Amplitude(HttpBatches):
 
     @staticmethod
     def _throttled(document: Mapping[str, Any], sent: Sequence[Item], answer: Answer) -> dict[int, Outcome]:
-        exhausted = document.get("exceeded_daily_quota_users")
+        exhausted = {**_counts(document.get("exceeded_daily_quota_users"))}
+        exhausted.update(_counts(document.get("exceeded_daily_quota_devices")))
         throttled = set(_indexes(document.get("throttled_events")))
         over = Rejected("Amplitude: its user is beyond the daily quota (500,000 events); replay it in a day")
-        named: dict[int, Outcome] = {}
-        if isinstance(exhausted, dict):
-            named = {index: over for index, item in enumerate(sent) if item.event.distinct_id in exhausted}
+        named: dict[int, Outcome] = {
+            index: over for index, item in enumerate(sent) if not exhausted.keys().isdisjoint(_ids(item.event))
+        }
         slow = throttled - named.keys()
         if slow:
             wait_s = retry_after_s(answer.headers, time.time())
             again = Retry(_THROTTLED_S if wait_s is None else wait_s, "Amplitude throttles a user")
             named.update({index: again for index in range(min(slow), len(sent)) if index not in named})
         return named
+
+
+def _device(group: Group) -> str:
+    """Stands for nobody in particular; no vendor's id begins like this."""
+    return f"${group.type}_{group.id}"[:_MAX_TEXT]
+
+
+def _ids(event: Deliverable) -> set[str]:
+    """What an event may be counted under: its user, or the device of a group."""
+    return {event.distinct_id or ""} | ({_device(event.group)} if event.group is not None else set())
+
+
+def _counts(given: Any) -> Mapping[str, Any]:
+    return given if isinstance(given, dict) else {}
 
 
 def _indexes(given: Any) -> Iterable[int]:

@@ -1,6 +1,9 @@
 """
 What the vendors of product analytics share: events about somebody, many in a request, each refused for its own reason.
 
+An event that says who somebody is (`identify`, `group`) may be several items to a vendor. They have ids of their own,
+made of the event's; the event is durable when all of them are.
+
 A batch is cut by the events' own JSON, a vendor's limit is on the vendor's. So one batch may take several requests;
 they go one after the other, and what comes after one that was not taken waits for it.
 """
@@ -8,6 +11,7 @@ they go one after the other, and what comes after one that was not taken waits f
 from __future__ import annotations
 
 import re
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ import orjson
 from wal_tracker.destinations.base import BatchRefused, Limits, Mark, Outcome, Receipt, Rejected, Retry
 from wal_tracker.destinations.http import HttpClient, check_url
 from wal_tracker.errors import DestinationUnavailable
-from wal_tracker.model import Deliverable
+from wal_tracker.model import GROUP_IDENTIFY, IDENTIFY, Deliverable, Group
 
 JSON = {"Content-Type": "application/json"}
 
@@ -36,10 +40,12 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An event as the vendor wants it."""
+    """An event, or a part of what it says, as the vendor wants it."""
 
     event: Deliverable
     body: bytes
+    route: str = ""
+    """Where it goes, for a vendor that takes events and profiles at different places."""
 
 
 class HttpBatches(ABC):
@@ -72,7 +78,7 @@ class HttpBatches(ABC):
         items: list[tuple[int, Item]] = []
         for index, event in enumerate(batch):
             try:
-                items.append((index, self._fit(event)))
+                items += [(index, item) for item in self._fit(event)]
             except Unfit as reason:
                 outcomes[index] = Rejected(str(reason))
         stored = False
@@ -88,10 +94,12 @@ class HttpBatches(ABC):
                     again = _later(error)
                 else:
                     stored = True
-                    outcomes.update((request[position][0], outcome) for position, outcome in said.items())
+                    for position, outcome in said.items():
+                        _note(outcomes, request[position][0], outcome)
                     again = next((outcome for outcome in said.values() if isinstance(outcome, Retry)), None)
                     continue
-            outcomes.update((index, again) for index, _ in request)
+            for index, _ in request:
+                _note(outcomes, index, again)
         return Receipt(outcomes)
 
     def close(self) -> None:
@@ -107,6 +115,15 @@ class HttpBatches(ABC):
             Unfit: The vendor would not keep it.
         """
 
+    def _parts(self, event: Deliverable) -> Iterator[tuple[str, dict[str, Any]]]:
+        """
+        Every item the event is, each with its `Item.route`, in the order they are to be taken; by default the one.
+
+        Raises:
+            Unfit: As `_item`.
+        """
+        yield "", self._item(event)
+
     @abstractmethod
     def _send(self, items: Sequence[Item]) -> Mapping[int, Outcome]:
         """
@@ -119,11 +136,14 @@ class HttpBatches(ABC):
             DestinationUnavailable, DestinationRefusedUs, BatchRefused: As `deliver`; nothing of the items was stored.
         """
 
-    def _fit(self, event: Deliverable) -> Item:
-        item = Item(event, orjson.dumps(self._item(event)))
-        if len(item.body) > self.max_event_bytes:
-            raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
-        return item
+    def _fit(self, event: Deliverable) -> list[Item]:
+        items: list[Item] = []
+        for route, document in self._parts(event):
+            item = Item(event, orjson.dumps(document), route)
+            if len(item.body) > self.max_event_bytes:
+                raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
+            items.append(item)
+        return items
 
     def _requests(self, items: Sequence[tuple[int, Item]]) -> Iterator[Sequence[tuple[int, Item]]]:
         """The items in runs that fit a request."""
@@ -162,6 +182,18 @@ class HttpBatches(ABC):
             )
         return who
 
+    def _group(self, event: Deliverable, longest: int) -> Group | None:
+        """
+        The group the event belongs to.
+
+        Raises:
+            Unfit: Its type or id is longer than the vendor keeps.
+        """
+        group = event.group
+        if group is not None and max(len(group.type), len(group.id)) > longest:
+            raise Unfit(f"its group's type or id is longer than {longest} characters")
+        return group
+
     def _event_name(self, event: Deliverable, longest: int) -> str:
         """
         What happened.
@@ -174,6 +206,29 @@ class HttpBatches(ABC):
         if len(event.name) > longest:
             raise Unfit(f"its name is longer than {longest} characters")
         return event.name
+
+
+def is_profile_only(event: Deliverable) -> bool:
+    """Whether it tells of no happening: all it has is what it says of a person or a group."""
+    return (
+        event.name in (IDENTIFY, GROUP_IDENTIFY)
+        and not event.properties
+        and (event.identify is not None or event.group is not None)
+    )
+
+
+def part_id(event: Deliverable, part: str) -> str:
+    """
+    The id of what an event says of a person or a group, where that is an item of its own: the same on every replay.
+
+    The event's own id goes to the item that tells what happened; where nothing did, to the first.
+
+    Args:
+        event: See there.
+        part: ``identify`` or ``group``.
+    """
+    first = "identify" if event.identify is not None else "group"
+    return event.id if is_profile_only(event) and part == first else str(uuid.uuid5(uuid.UUID(event.id), part))
 
 
 def epoch_ms(event: Deliverable) -> int:
@@ -214,6 +269,12 @@ def vendor_url(given: str, regions: Mapping[str, str], path: str) -> str:
     if urlsplit(url).query or urlsplit(url).fragment:
         raise ValueError("is a host's URL, without ? and #")
     return url.rstrip("/").removesuffix(path) + path
+
+
+def _note(outcomes: dict[int, Outcome], index: int, outcome: Outcome) -> None:
+    """An event of which one item was refused and another must come again comes again, and is refused then."""
+    if not isinstance(outcomes.get(index), Retry):
+        outcomes[index] = outcome
 
 
 def _later(error: DestinationUnavailable | BatchRefused) -> Retry:

@@ -8,19 +8,20 @@ See: https://github.com/rudderlabs/rudder-server/blob/master/gateway/response/re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from wal_tracker.destinations.base import Limits
 from wal_tracker.model import Deliverable
-from wal_tracker_destinations.batches import vendor_url
+from wal_tracker_destinations.batches import part_id, vendor_url
 from wal_tracker_destinations.segment import Tracks, WriteKeyOptions
 
 
 class RudderStack(Tracks):
     """
-    Sends ``track`` calls to one source; duplicates are dropped by ``messageId`` where the data plane does that.
+    Sends ``track``, ``identify`` and ``group`` calls to one source, each of which needs a distinct_id; duplicates are
+    dropped by ``messageId`` where the data plane does that.
 
     It refuses a whole request for one bad message and does not say which; halving finds it.
     """
@@ -47,7 +48,7 @@ class RudderStack(Tracks):
 
     vendor = "RudderStack"
     # The gateway takes 4000 KiB a request (Gateway.maxReqSizeInKB), decompressed, and knows no limit for one message.
-    limits = Limits(max_batch_events=100, max_batch_bytes=3_000_000, linger_s=0.5)
+    limits = Limits(max_batch_events=100, max_batch_bytes=3_000_000, linger_s=0.5, concurrency=4)
     max_event_bytes = 3_900_000
     max_request_bytes = 4_000_000
 
@@ -61,10 +62,16 @@ class RudderStack(Tracks):
         self.config = config
         super().__init__(name, config, config.url(), gzip=config.gzip, clock=clock)
 
-    def _item(self, event: Deliverable) -> dict[str, Any]:
+    def _identify(self, event: Deliverable, traits: dict[str, Any]) -> dict[str, Any]:
+        # As in their libraries; a ``group`` call has its traits where Segment's has them.
+        return self._message(event, "identify", part_id(event, "identify"), {}, {"traits": traits})
+
+    def _message(
+        self, event: Deliverable, kind: str, message_id: str, told: Mapping[str, Any], context: Mapping[str, Any]
+    ) -> dict[str, Any]:
         # The first is required by the event specification, the second is what their libraries send.
         return {
-            **super()._item(event),
+            **super()._message(event, kind, message_id, told, context),
             "originalTimestamp": event.timestamp,
             "channel": "server",
             "integrations": {"All": True},

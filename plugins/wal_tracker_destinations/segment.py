@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -20,7 +20,15 @@ from wal_tracker.destinations.base import Limits, Outcome
 from wal_tracker.destinations.http import TRANSIENT, HttpOptions
 from wal_tracker.model import Deliverable
 from wal_tracker.secret import Secret
-from wal_tracker_destinations.batches import JSON, HttpBatches, Item, epoch_ms, vendor_url
+from wal_tracker_destinations.batches import (
+    JSON,
+    HttpBatches,
+    Item,
+    epoch_ms,
+    is_profile_only,
+    part_id,
+    vendor_url,
+)
 
 # https://segment.com/docs/guides/regional-segment/
 _REGIONS = {"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"}
@@ -43,7 +51,11 @@ class WriteKeyOptions(HttpOptions):
 
 
 class Tracks(HttpBatches):
-    """Sends ``track`` calls; the vendor drops duplicates by ``messageId``."""
+    """
+    Sends ``track`` calls, and ``identify`` and ``group`` calls before them; duplicates are dropped by ``messageId``.
+
+    A group's type, for which the protocol has no field, is ``context.groupType``.
+    """
 
     transient: ClassVar[frozenset[int]] = TRANSIENT
     """Statuses below 500 after which the same is sent again."""
@@ -70,16 +82,36 @@ class Tracks(HttpBatches):
         self._context = {"library": {"name": "wal_tracker", "version": version("wal_tracker")}}
 
     def _item(self, event: Deliverable) -> dict[str, Any]:
+        group = self._group(event, _MAX_TEXT)
+        belongs = {} if group is None else {"groupId": group.id, "groupType": group.type}
+        told = {"event": self._event_name(event, _MAX_TEXT), "properties": event.properties}
+        return self._message(event, "track", event.id, told, belongs)
+
+    def _parts(self, event: Deliverable) -> Iterator[tuple[str, dict[str, Any]]]:
+        group = self._group(event, _MAX_TEXT)
+        if event.identify is not None:
+            yield "", self._identify(event, event.identify)
+        if group is not None:
+            told = {"groupId": group.id, "traits": group.traits}
+            yield "", self._message(event, "group", part_id(event, "group"), told, {"groupType": group.type})
+        if not is_profile_only(event):
+            yield "", self._item(event)
+
+    def _identify(self, event: Deliverable, traits: dict[str, Any]) -> dict[str, Any]:
+        return self._message(event, "identify", part_id(event, "identify"), {"traits": traits}, {})
+
+    def _message(
+        self, event: Deliverable, kind: str, message_id: str, told: Mapping[str, Any], context: Mapping[str, Any]
+    ) -> dict[str, Any]:
         # A time that cannot be read is answered with 200 and replaced by theirs: refused here.
         epoch_ms(event)
         return {
-            "type": "track",
-            "messageId": event.id,
+            "type": kind,
+            "messageId": message_id,
             "userId": self._person(event, _MAX_TEXT),
-            "event": self._event_name(event, _MAX_TEXT),
             "timestamp": event.timestamp,
-            "properties": event.properties,
-            "context": self._context,
+            **told,
+            "context": {**self._context, **context},
         }
 
     def _send(self, items: Sequence[Item]) -> Mapping[int, Outcome]:
@@ -95,7 +127,8 @@ class Tracks(HttpBatches):
 
 class Segment(Tracks):
     """
-    Sends ``track`` calls to one source; Segment drops duplicates by ``messageId``, for at least a day.
+    Sends ``track``, ``identify`` and ``group`` calls to one source; Segment drops duplicates by ``messageId``, for at
+    least a day. Each call needs a distinct_id, a ``group`` call as well: it is a person that belongs to the group.
 
     It answers 200 to nearly everything, and drops what it does not like. So what it documents as a limit is checked
     here first, and becomes a dead letter with its reason.
@@ -123,7 +156,8 @@ class Segment(Tracks):
 
     vendor = "Segment"
     # Segment takes 500 KB and 2500 messages a request, 32 KB a message; its own libraries send 100, and up to 475 000.
-    limits = Limits(max_batch_events=100, max_batch_bytes=400_000, linger_s=0.5)
+    # It advises to stay below 1000 requests a second for a workspace.
+    limits = Limits(max_batch_events=100, max_batch_bytes=400_000, linger_s=0.5, concurrency=4)
     max_event_bytes = 32 * 1024
     max_request_bytes = 475_000
     # As Segment's own libraries (analytics-python, client.py).

@@ -21,7 +21,7 @@ from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
 from wal_tracker.errors import DestinationRefusedUs
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Deliverable
+from wal_tracker.model import IDENTIFY, Deliverable, Group
 from wal_tracker.state.base import DeadLetter
 from wal_tracker.testing import DestinationContract, MemoryDestination, make_event
 
@@ -153,6 +153,50 @@ def test_every_event_arrives_through_trouble_once_and_in_order(vendor: FakeVendo
         for item in vendor.items(request):
             copies[item[vendor.id_key]].append(item)
     assert max(map(len, copies.values())) > 1
+    assert all(item == sent[0] for sent in copies.values() for item in sent)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        [],
+        [Reply(503), Reply(fault="close_before_response")],
+        [Reply(fault="close_after_processing"), Reply(fault="truncated_body")],
+        [Reply(fault="hang_after_processing")],
+    ],
+    ids=["none", "refused", "lost answers", "hanging afterwards"],
+)
+def test_what_is_said_of_persons_and_groups_arrives_through_trouble(vendor: FakeVendor, trouble: list[Reply]) -> None:
+    """
+    In order, so that the last word stands; each call that makes an item is kept once, the same each time.
+
+    To a vendor that knows no persons they are events like all others.
+    """
+    vendor.script.extend(trouble)
+    told: list[tuple[str, dict[str, Any], Group]] = [
+        ("order_placed", {"plan": "free", "email": None}, Group("company", "a", {"name": "Acme"})),
+        (IDENTIFY if vendor.has_profiles else "moved", {"plan": "pro"}, Group("company", "b", {"name": "Bee"})),
+        ("order_placed", {"plan": "max"}, Group("company", "a", {"name": "ACME", "size": 12.5})),
+    ]
+    events = [make_event(n, name=name, identify=who, group=group) for n, (name, who, group) in enumerate(told, 1)]
+    for event in events:
+        event.distinct_id = "7"
+
+    delivery, letters = deliver(build(vendor), [make_event(9), *events])
+
+    assert (delivery.failure, letters) == (None, [])
+    if vendor.has_profiles:
+        person = vendor.people["7"]
+        assert (person["plan"], person["email"]) == ("max", None)
+        assert vendor.groups == {("company", "a"): {"name": "ACME", "size": 12.5}, ("company", "b"): {"name": "Bee"}}
+    else:
+        assert vendor.ids == ids([make_event(9), *events])
+    assert len(vendor.ids) == len(set(vendor.ids))
+    copies: dict[str, list[Any]] = defaultdict(list)
+    for request in vendor.requests:
+        for item in vendor.items(request):
+            copies[item[vendor.id_key]].append(item)
+    assert set(copies) == set(vendor.ids)
     assert all(item == sent[0] for sent in copies.values() for item in sent)
 
 

@@ -248,3 +248,18 @@ def test_an_example_gives_what_is_told(expression: str, told: str, tmp_path: Pat
     else:
         assert done.code == 0, done.stderr
         assert f'"properties":{{"value":{told}}}' in done.stdout
+
+
+def test_the_rules_about_persons_and_groups_make_what_is_told(tmp_path: Path) -> None:
+    """By `eval`, on the row of the page."""
+    change = json.loads(re.findall(r"^```json\n(.*?)^```", RULES, re.MULTILINE | re.DOTALL)[0])
+    section = RULES.split("## Who somebody is")[1].split("\n## ")[0]
+    config = tmp_path / "wal_tracker.yaml"
+    config.write_text(section.split("```yaml\n")[1].split("```")[0])
+    told = [json.loads(line) for line in section.split("```json\n")[1].split("```")[0].splitlines()]
+
+    done = commands.run("-c", str(config), "eval", "--changes", "-", stdin=json.dumps(change))
+
+    assert done.code == 0, done.stderr
+    left_out = {"id", "timestamp", "source"}
+    assert [{key: event[key] for key in event if key not in left_out} for event in done.lines()] == told

@@ -217,7 +217,12 @@ RULES = {
     "items.*": {"event": "item", "properties": {"op": "change.op"}},
     "items.delete": {"event": "item_gone", "properties": {"id": "old.id", "price": "old.price"}},
     "tree.delete": {"event": "pruned", "properties": {"id": "old.id", "name": "old.name"}},
-    "tree.update": {"event": "grafted", "properties": {"id": "new.id", "parent": "new.parent_id"}},
+    "tree.update": {
+        "event": "grafted",
+        "properties": {"id": "new.id", "parent": "new.parent_id"},
+        "identify": {"name": "new.name", "was": "old.id"},
+        "group": {"type": "branch", "id": "new.parent_id", "traits": {"id": "new.id"}},
+    },
     "deferred.delete": {"event": "deferred_gone", "properties": {"id": "old.id"}},
     "Odd schema.select.update": {"event": "odd", "properties": {"from": "new.from", "f": "new.new", "b": "new['ünï']"}},
     "log.*": {"event": "logged", "properties": {"op": "change.op"}},

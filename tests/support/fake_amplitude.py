@@ -36,6 +36,7 @@ class FakeAmplitude(FakeVendor):
     """
 
     kind = "amplitude"
+    has_profiles = True
     id_key = "insert_id"
     max_events = 2000
 
@@ -78,7 +79,7 @@ class FakeAmplitude(FakeVendor):
         invalid: dict[str, list[int]] = {}
         missing: dict[str, list[int]] = {}
         for index, event in enumerate(events):
-            who = event.get("user_id", "")
+            who = event.get("user_id") or event.get("device_id", "")
             if not event.get("event_type"):
                 missing.setdefault("event_type", []).append(index)
             if len(who) < min_id_length:
@@ -102,7 +103,7 @@ class FakeAmplitude(FakeVendor):
                 events_with_invalid_fields=invalid,
                 events_with_missing_fields=missing,
             )
-        users = [event["user_id"] for event in events]
+        users = [_whose(event) for event in events]
         silenced = [index for index, user in enumerate(users) if user in self.silenced]
         if silenced:
             return json_reply(400, code=400, error="Events silenced for device_id", silenced_events=silenced)
@@ -116,14 +117,29 @@ class FakeAmplitude(FakeVendor):
             code=429,
             error="Too many requests for some devices and users",
             eps_threshold=1000 if self.api == "batch" else 30,
-            throttled_users=dict.fromkeys(fast, 4000),
-            throttled_devices={},
+            throttled_users=dict.fromkeys((who for who in fast if who[:1] != "$"), 4000),
+            throttled_devices=dict.fromkeys((who for who in fast if who[:1] == "$"), 4000),
             throttled_events=[index for index, user in enumerate(users) if user in fast | over],
-            exceeded_daily_quota_users=dict.fromkeys(over, 500_200),
-            exceeded_daily_quota_devices={},
+            exceeded_daily_quota_users=dict.fromkeys((who for who in over if who[:1] != "$"), 500_200),
+            exceeded_daily_quota_devices=dict.fromkeys((who for who in over if who[:1] == "$"), 500_200),
         )
 
     def _store(self, events: list[dict[str, Any]]) -> Reply:
         for event in events:
-            self.stored.setdefault((event["insert_id"], event["user_id"]), event)
+            key = (event["insert_id"], _whose(event))
+            if key not in self.stored:
+                self.stored[key] = event
+                self._learn(event)
         return json_reply(200, code=200, events_ingested=len(events))
+
+    def _learn(self, event: dict[str, Any]) -> None:
+        if "user_properties" in event:
+            self.learn_person(event["user_id"], event["user_properties"]["$set"])
+        if event["event_type"] == "$groupidentify":
+            ((kind, which),) = event["groups"].items()
+            self.learn_group(kind, which, event["group_properties"]["$set"])
+
+
+def _whose(event: dict[str, Any]) -> str:
+    """The user, or the device; ours begin with a dollar sign."""
+    return str(event.get("user_id") or event["device_id"])

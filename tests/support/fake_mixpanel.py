@@ -1,4 +1,7 @@
-"""Mixpanel's import endpoint: in strict mode it keeps the good records of a request and names the bad ones."""
+"""
+Mixpanel's import endpoint, which in strict mode keeps the good records of a request and names the bad ones, and those
+of profiles, which answer 200 whatever became of them.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,16 @@ HOUR_MS = 3_600_000
 
 class FakeMixpanel(FakeVendor):
     """
-    Takes ``/import``. `stored` holds events by what Mixpanel deduplicates on: event, distinct_id, time, $insert_id.
+    Takes ``/import``, ``/engage``, ``/groups``.
+
+    `stored` holds events by what Mixpanel deduplicates on: event, distinct_id, time, $insert_id.
 
     See: https://developer.mixpanel.com/reference/import-events
+    See: https://developer.mixpanel.com/reference/profile-set
     """
 
     kind = "mixpanel"
+    has_profiles = True
     id_key = "$insert_id"
     max_events = 2000
     max_bytes = 10 * 1024 * 1024
@@ -51,6 +58,8 @@ class FakeMixpanel(FakeVendor):
         super().__init__(key=key)
         self.account = ("wal.tracker.mp-service-account", "s3cret-of-it", "4711")
         """User, secret and project."""
+        self.poisoned_people: set[str] = set()
+        """Persons whose profile it never takes."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -61,9 +70,13 @@ class FakeMixpanel(FakeVendor):
         return [event["properties"]["$insert_id"] for event in list(self.stored.values())]
 
     def items(self, request: Request) -> list[dict[str, Any]]:
+        if request.path != "/import":
+            return []
         return [{"$insert_id": event["properties"]["$insert_id"], **event} for event in request.json()]
 
     def handle(self, request: Request) -> Reply:
+        if request.path in ("/engage", "/groups"):
+            return self._profiles(request)
         if request.path != "/import":
             return json_reply(404, code=404, error="not found", status="Not Found")
         if len(request.body) > self.max_bytes:
@@ -94,6 +107,40 @@ class FakeMixpanel(FakeVendor):
                 failed_records=failed,
             )
         return json_reply(200, code=200, num_records_imported=len(events) - len(failed), status="OK")
+
+    def _profiles(self, request: Request) -> Reply:
+        """Without `strict` 1 says that some record is good; an unknown token is taken, too, and leads nowhere."""
+        if "content-encoding" in request.headers:
+            return json_reply(400, error="compressed requests are not taken", status=0)
+        updates = parsed(request)
+        if not isinstance(updates, list) or not updates:
+            return json_reply(200, error="data, missing or empty", status=0)
+        failed = []
+        for index, update in enumerate(updates):
+            field = self._profile_fault(update, is_group=request.path == "/groups")
+            if field:
+                failed.append({"index": index, "field": field, "message": f"'{field}' is invalid"})
+            elif update["$token"] == self.key and request.path == "/engage":
+                self.learn_person(update["$distinct_id"], update["$set"])
+            elif update["$token"] == self.key:
+                self.learn_group(update["$group_key"], update["$group_id"], update["$set"])
+        if failed and request.query.get("strict") == ["1"]:
+            error = "some data points in the request failed validation"
+            good = len(updates) - len(failed)
+            return json_reply(
+                200, code=400, error=error, status="Bad Request", num_good_events=good, failed_records=failed
+            )
+        return json_reply(200, error=None, status=int(len(failed) < len(updates)))
+
+    def _profile_fault(self, update: dict[str, Any], *, is_group: bool) -> str:
+        names = ("$token", "$group_key", "$group_id") if is_group else ("$token", "$distinct_id")
+        for name in names:
+            if not isinstance(update.get(name), str) or not update[name]:
+                return name
+        if not isinstance(update.get("$set"), dict):
+            return "$set"
+        who = "" if is_group else update["$distinct_id"]
+        return "$distinct_id" if who.lower() in PLACEHOLDERS or who in self.poisoned_people else ""
 
     def _knows(self, request: Request) -> bool:
         user, secret, project = self.account

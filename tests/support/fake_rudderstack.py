@@ -16,6 +16,7 @@ class FakeRudderStack(FakeVendor):
     """
 
     kind = "rudderstack"
+    has_profiles = True
     id_key = "messageId"
     max_bytes = 4000 * 1024
 
@@ -52,5 +53,13 @@ class FakeRudderStack(FakeVendor):
             if not message.get("type") or message["messageId"] in self.poison:
                 return Reply(400, b"event is not a valid rudder event")
         for message in messages:
-            self.stored.setdefault(message["messageId"], message)
+            if message["messageId"] not in self.stored:
+                self.stored[message["messageId"]] = message
+                self._learn(message)
         return Reply(200, b"OK")
+
+    def _learn(self, message: dict[str, Any]) -> None:
+        if message["type"] == "identify":
+            self.learn_person(message["userId"], message["context"]["traits"])
+        elif message["type"] == "group":
+            self.learn_group(message["context"].get("groupType", ""), message["groupId"], message["traits"])

@@ -19,6 +19,7 @@ class FakeSegment(FakeVendor):
     """
 
     kind = "segment"
+    has_profiles = True
     id_key = "messageId"
     max_events = 2500
     max_bytes = 500_000
@@ -45,15 +46,23 @@ class FakeSegment(FakeVendor):
         datetime.fromisoformat(document["sentAt"].replace("Z", "+00:00"))
         if len(messages) <= self.max_events:
             for message in messages:
-                if self._is_kept(message):
-                    self.stored.setdefault(message["messageId"], message)
+                if self._is_kept(message) and message["messageId"] not in self.stored:
+                    self.stored[message["messageId"]] = message
+                    self._learn(message)
         return json_reply(200, success=True)
+
+    def _learn(self, message: dict[str, Any]) -> None:
+        if message["type"] == "identify":
+            self.learn_person(message["userId"], message["traits"])
+        elif message["type"] == "group":
+            self.learn_group(message["context"].get("groupType", ""), message["groupId"], message["traits"])
 
     @staticmethod
     def _is_kept(message: dict[str, Any]) -> bool:
+        needs = {"track": "event", "identify": "traits", "group": "groupId"}
         return (
-            message.get("type") == "track"
-            and bool(message.get("event"))
+            message.get("type") in needs
+            and bool(message.get(needs[message["type"]]))
             and bool(message.get("userId") or message.get("anonymousId"))
             and 0 < len(message.get("messageId", "")) < 100
             and len(orjson.dumps(message)) <= 32 * 1024

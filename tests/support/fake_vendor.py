@@ -21,12 +21,18 @@ class FakeVendor(HttpServer):
     """Of a request."""
     max_bytes: int = 64 * 1024 * 1024
     """Of a request's body."""
+    has_profiles: ClassVar[bool] = False
+    """Whether it keeps what is said of persons and groups beside events."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()
         self.key = key
         self.poison: set[str] = set()
         """Ids of events it never takes, in the way it refuses events."""
+        self.people: dict[str, dict[str, Any]] = {}
+        """What is known of each person by now."""
+        self.groups: dict[tuple[str, str], dict[str, Any]] = {}
+        """What is known of each group, by its type and id."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,6 +47,14 @@ class FakeVendor(HttpServer):
     def items(self, request: Request) -> list[dict[str, Any]]:
         """The events of a request, as the vendor gets them."""
         raise NotImplementedError
+
+    def learn_person(self, who: str, traits: dict[str, Any]) -> None:
+        """Set traits; those there are and are not named stay."""
+        self.people.setdefault(who, {}).update(traits)
+
+    def learn_group(self, kind: str, which: str, traits: dict[str, Any]) -> None:
+        """Set a group's traits."""
+        self.groups.setdefault((kind, which), {}).update(traits)
 
     def basic(self, request: Request) -> str:
         """User and password of a request, with a colon between; empty without."""

@@ -16,6 +16,7 @@ from tests.support.fake_webhook import FakeWebhook
 FAKES: dict[str, Callable[[], FakeVendor]] = {
     "webhook": FakeWebhook,
     "posthog": FakePostHog,
+    "posthog-v1": partial(FakePostHog, api="v1"),
     "mixpanel": FakeMixpanel,
     "segment": FakeSegment,
     "rudderstack": FakeRudderStack,

@@ -110,7 +110,12 @@ def line(item: Deliverable) -> str:
     if isinstance(item, RawChange):
         return f"{clock}  {_change(item)}"
     who = f" [{item.distinct_id}]" if item.distinct_id is not None else ""
-    return f"{clock}  {click.style(item.name, fg='cyan', bold=True)}{who}  {_text(item.properties)}"
+    told = f"{clock}  {click.style(item.name, fg='cyan', bold=True)}{who}  {_text(item.properties)}"
+    if item.identify is not None:
+        told += f"  identify={_text(item.identify)}"
+    if item.group is not None:
+        told += f"  group={_text(item.group)}"
+    return told
 
 
 def _change(item: RawChange) -> str:

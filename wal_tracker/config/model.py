@@ -35,6 +35,17 @@ class Expression:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRule:
+    """The group the event of a rule belongs to."""
+
+    type: str
+    """As it is written, such as ``company``."""
+    id: Expression
+    """Null: no group."""
+    traits: Mapping[str, Expression] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackRule:
     """One rule: what one kind of change becomes."""
 
@@ -51,11 +62,18 @@ class TrackRule:
     """Whether the key holds a list of rules."""
     name: str | None = None
     event: str | None = None
-    """The event of a simple rule; None where `cond` chooses among `blocks`."""
+    """
+    The event of a simple rule; None where `cond` chooses among `blocks`.
+
+    `model.IDENTIFY` or `model.GROUP_IDENTIFY` where the rule names none and has `identify` or `group`.
+    """
     properties: Mapping[str, Expression] = field(default_factory=dict)
     cond: Expression | None = None
     blocks: Mapping[str, Mapping[str, Expression]] = field(default_factory=dict)
     """Event name to its properties."""
+    identify: Mapping[str, Expression] = field(default_factory=dict)
+    """Traits of the person the event is about, whichever event it is; empty: none."""
+    group: GroupRule | None = None
     when: Expression | None = None
     distinct_id: Expression | None = None
     timestamp: Expression | None = None

@@ -11,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from wal_tracker.config import yaml
-from wal_tracker.config.model import Expression, TrackRule
+from wal_tracker.config.model import Expression, GroupRule, TrackRule
 from wal_tracker.config.reader import Reader, shortlist, suggestion
-from wal_tracker.model import ROW_OPS, Op
+from wal_tracker.model import GROUP_IDENTIFY, IDENTIFY, ROW_OPS, Op
 
-SIMPLE = ("event", "properties", "when", "distinct_id", "timestamp", "destinations", "name")
-CONDITIONAL = ("cond", "when", "distinct_id", "timestamp", "destinations", "name")
+SIMPLE = ("event", "properties", "identify", "group", "when", "distinct_id", "timestamp", "destinations", "name")
+CONDITIONAL = ("cond", "identify", "group", "when", "distinct_id", "timestamp", "destinations", "name")
+PROFILE = ("identify", "group")
+"""Keys that say something of a person or a group; with neither `event` nor `cond` they make an event of their own."""
+GROUP = ("type", "id", "traits")
 RESERVED_PREFIXES = ("wal_tracker.context", "wal_tracker.event", "wal_tracker.hb")
 """Logical messages that mean something to us already."""
 
@@ -147,25 +150,36 @@ class _Rule:
         event, cond = entries.get("event"), entries.get("cond")
         if event is not None and cond is not None and not isinstance(event.node, yaml.Mapping):
             raise event.error("a rule has `event` or `cond`, not both: which of them names the event is not clear")
-        if cond is None and event is None:
+        profile = {name: entry for name, entry in entries.items() if name in PROFILE and not entry.is_null}
+        if cond is None and event is None and not profile:
             raise reader.error(
-                "a rule needs `event` (its name) or `cond` (an expression that chooses one of the rule's event blocks)"
+                "a rule needs `event` (its name), `cond` (an expression that chooses one of the rule's event blocks), "
+                "`identify` or `group`"
             )
         place = reader.key or reader.node
         blocks: dict[str, Mapping[str, Expression]] = {}
         properties: Mapping[str, Expression] = {}
         if cond is not None:
-            blocks = dict(self._blocks(entries))
+            # An event may have one of these names (pg_track_events has no such keys): what `cond` chooses is its block.
+            told = set(PROFILE).difference(_names(cond))
+            profile = {name: entry for name, entry in profile.items() if name in told}
+            blocks = dict(self._blocks({name: entry for name, entry in entries.items() if name not in told}))
             if self._lenient:
                 self._add_missing(cond, blocks)
         else:
-            assert event is not None
             reader.only(SIMPLE)
             if (given := entries.get("properties")) is not None:
+                if event is None:
+                    raise given.error("goes with `event`; a rule without one says what it has to say in `identify`")
                 properties = _properties(given)
         settings = {
             name: entry for name, entry in entries.items() if cond is None or not isinstance(entry.node, yaml.Mapping)
         }
+        identify = _traits(profile["identify"]) if "identify" in profile else {}
+        group = _group(profile["group"]) if "group" in profile else None
+        name = event.text() if cond is None and event is not None else None
+        if cond is None and event is None:
+            name = IDENTIFY if identify else GROUP_IDENTIFY
         return TrackRule(
             key=self._key,
             schema=self._target.schema,
@@ -175,10 +189,12 @@ class _Rule:
             position=self._position,
             listed=self._listed,
             name=settings["name"].text() if "name" in settings else None,
-            event=event.text() if cond is None and event is not None else None,
+            event=name,
             properties=properties,
             cond=_expression(cond) if cond is not None else None,
             blocks=blocks,
+            identify=identify,
+            group=group,
             when=_optional(settings.get("when")),
             distinct_id=_optional(settings.get("distinct_id")),
             timestamp=_optional(settings.get("timestamp")),
@@ -199,7 +215,7 @@ class _Rule:
                 if name == "cond":
                     raise entry.error("must be an expression, not a mapping")
                 yield name, _block(entry, name)
-            elif name not in CONDITIONAL:
+            elif name not in CONDITIONAL or name in PROFILE:
                 if not entry.is_null:
                     raise entry.error(
                         f"is neither a setting ({shortlist(CONDITIONAL)}) nor an event block (a mapping of properties)"
@@ -207,8 +223,7 @@ class _Rule:
                 yield name, {}
 
     def _add_missing(self, cond: Reader, blocks: dict[str, Mapping[str, Expression]]) -> None:
-        for match in _EVENT_REFERENCE.finditer(_expression(cond).source):
-            name = match[1] or match[2] or match[3]
+        for name in _names(cond):
             if name not in blocks:
                 blocks[name] = {}
                 cond.warn(f"names the event {name!r}, which has no block here; it is sent without properties")
@@ -233,6 +248,37 @@ def _block(entry: Reader, name: str) -> Mapping[str, Expression]:
     if "event" in inner and inner["event"].text() != name:
         raise inner["event"].error(f"must be the block's own name, {name!r}: that is the event's name; or leave it out")
     return _properties(nested)
+
+
+def _names(cond: Reader) -> Iterator[str]:
+    """The events a `cond` names as ``events.x`` or ``events['x']``."""
+    if not isinstance(cond.node, yaml.Scalar):
+        return
+    for match in _EVENT_REFERENCE.finditer(_expression(cond).source):
+        yield match[1] or match[2] or match[3]
+
+
+def _group(entry: Reader) -> GroupRule:
+    entry.only(GROUP)
+    given = dict(entry.entries())
+    for name in ("type", "id"):
+        if name not in given or given[name].is_null:
+            raise entry.error(
+                f"needs `{name}`; a group is {{type: company, id: new.company_id, traits: {{name: new.name}}}}, "
+                "with `type` as it is and expressions for the others"
+            )
+    kind = given["type"].text()
+    if not kind.strip():
+        raise given["type"].error("must not be empty")
+    traits = given.get("traits")
+    return GroupRule(type=kind, id=_expression(given["id"]), traits={} if traits is None else _properties(traits))
+
+
+def _traits(entry: Reader) -> Mapping[str, Expression]:
+    traits = _properties(entry)
+    if not traits:
+        raise entry.error("is empty; name what is known of the person, such as {email: new.email}")
+    return traits
 
 
 def _properties(entry: Reader) -> Mapping[str, Expression]:

@@ -20,6 +20,7 @@ from wal_tracker.model import EXACT, Column, Relation, ReplicaIdentity
 from wal_tracker.pgtypes import NUMERIC, CelType, TypeCatalog
 from wal_tracker.rules.choice import choice
 from wal_tracker.rules.compile import compile_expression, reads_changed
+from wal_tracker.rules.distinct_id import property_naming_the_user
 from wal_tracker.rules.engine import RuleSet
 from wal_tracker.rules.environment import environment
 
@@ -154,6 +155,7 @@ class _RuleCheck:
                 yield from self._blocks(expression)
         yield from self._rows_there_are(programs)
         yield from self._messages_there_are()
+        yield from self._somebody_to_identify()
         if table is not None:
             if not self._by_triggers:
                 # A trigger has both rows whole, whatever the replica identity, large values included.
@@ -204,6 +206,20 @@ class _RuleCheck:
             yield self._problem("warning", f"the event {name!r} has no block: it will carry no properties")
         for name in found.unused(blocks):
             yield self._problem("warning", f"`cond` never yields the block {name!r}")
+
+    def _somebody_to_identify(self) -> Iterator[Problem]:
+        """Traits of nobody: no vendor takes them."""
+        rule = self._rule
+        if not rule.identify or rule.distinct_id is not None or property_naming_the_user(rule.table, rule.identify):
+            return
+        named = {**rule.blocks, rule.event: rule.properties} if rule.event is not None else rule.blocks
+        for name, properties in named.items():
+            if property_naming_the_user(rule.table, properties) is None:
+                yield self._problem(
+                    "warning",
+                    f"`identify` says something of nobody: the event {name!r} has no distinct_id. Give the rule a "
+                    "`distinct_id`",
+                )
 
     # What the server sends -----------------------------------------------------------------------
 
@@ -327,7 +343,10 @@ def _expressions(rule: TrackRule) -> Iterator[tuple[Expression, cel.Result, bool
         yield rule.distinct_id, "any", False
     if rule.timestamp is not None:
         yield rule.timestamp, "timestamp", False
-    for properties in (rule.properties, *rule.blocks.values()):
+    if rule.group is not None:
+        yield rule.group.id, "any", False
+    traits = rule.group.traits if rule.group is not None else {}
+    for properties in (rule.properties, *rule.blocks.values(), rule.identify, traits):
         for expression in properties.values():
             yield expression, "any", False
 

@@ -17,7 +17,21 @@ from wal_tracker.config.model import Expression, TrackRule
 from wal_tracker.decode.base import Direct
 from wal_tracker.errors import RuleError, RuleEvaluationError
 from wal_tracker.identity import IdFactory
-from wal_tracker.model import EXACT, ROW_OPS, Change, Event, Message, Op, PartialRow, Relation, Row, Value
+from wal_tracker.model import (
+    EXACT,
+    GROUP_IDENTIFY,
+    ROW_OPS,
+    Change,
+    Event,
+    Group,
+    Message,
+    Op,
+    PartialRow,
+    ProfileEvent,
+    Relation,
+    Row,
+    Value,
+)
 from wal_tracker.pgtypes import CelType
 from wal_tracker.rules.direct import Block, compile_direct
 from wal_tracker.rules.distinct_id import as_distinct_id, property_naming_the_user
@@ -111,14 +125,22 @@ class RuleCompiler:
         for name, properties in {**rule.blocks, **named}.items():
             outputs = {key: compiled(expression, "any", emit=True) for key, expression in properties.items()}
             blocks[name] = outputs, None if distinct_id else property_naming_the_user(table, properties)
-        evaluate = _evaluator(rule, when, cond, timestamp, distinct_id, blocks)
+        identify = {key: compiled(expression, "any", emit=True) for key, expression in rule.identify.items()}
+        group: dict[str, cel.Program] = {}
+        traits: dict[str, cel.Program] = {}
+        if rule.group is not None:
+            group["id"] = compiled(rule.group.id, "any", emit=True)
+            traits = {key: compiled(expression, "any", emit=True) for key, expression in rule.group.traits.items()}
+        profile = _profiler(rule, identify, group, traits)
+        trait = None if distinct_id else property_naming_the_user(table, identify)
+        evaluate = _evaluator(rule, when, cond, timestamp, distinct_id, blocks, profile, trait)
         make = (
             self._message_maker(rule, programs, evaluate)
             if relation is None
             else self._row_maker(rule, relation, programs, evaluate)
         )
         compiled_rule = CompiledRule(rule, programs, make)
-        if relation is not None:
+        if relation is not None and profile is None:
             ids = _Ids(self._system_identifier, rule.rule_id, relation.name)
             compiled_rule.direct = lambda op: compile_direct(
                 when=when,
@@ -153,11 +175,14 @@ class RuleCompiler:
                 raise RuleEvaluationError(rule=rule.rule_id, reason=str(error)) from error
             if made is None:
                 return None
-            name, person, moment, properties = made
+            name, person, moment, properties, profile = made
             xid, ordinal = transaction.xid, change.ordinal
             lsn = transaction._lsn_text or transaction.commit_lsn_text
             source = f'{beginnings[change.op]}"{lsn}","ordinal":{ordinal},"xid":{xid},"mode":{mode}}}'
-            return Event((ids.get(name) or ids.make(name)).id(xid, ordinal), name, person, moment, properties, source)
+            identity = (ids.get(name) or ids.make(name)).id(xid, ordinal)
+            if profile is None:
+                return Event(identity, name, person, moment, properties, source)
+            return ProfileEvent(identity, name, person, moment, properties, source, *profile)
 
         return make
 
@@ -179,7 +204,7 @@ class RuleCompiler:
                 raise RuleEvaluationError(rule=rule.rule_id, reason=str(error)) from error
             if made is None:
                 return None
-            name, person, moment, properties = made
+            name, person, moment, properties, profile = made
             if not moment:
                 raise RuleEvaluationError(
                     rule=rule.rule_id,
@@ -188,7 +213,10 @@ class RuleCompiler:
                 )
             # A non-transactional message has no xid; its place in the WAL is what no replay changes.
             identity = (ids.get(name) or ids.make(name)).id(transaction.xid or message.lsn, message.ordinal)
-            return Event(identity, name, person, moment, properties, message_source(message, mode))
+            source = message_source(message, mode)
+            if profile is None:
+                return Event(identity, name, person, moment, properties, source)
+            return ProfileEvent(identity, name, person, moment, properties, source, *profile)
 
         return make
 
@@ -223,11 +251,13 @@ def _evaluator(
     timestamp: cel.Program | None,
     distinct_id: cel.Program | None,
     blocks: Mapping[str, Block],
+    profile: Function | None,
+    trait: str | None,
 ) -> Function:
     """
     Put a rule's expressions together.
 
-    The five variables and the commit time in; name, distinct_id, timestamp and properties out.
+    The five variables and the commit time in; name, distinct_id, timestamp, properties, and what `profile` gives, out.
     None where the rule makes no event. Raises CelEvaluationError.
     """
     fixed = rule.event
@@ -237,6 +267,8 @@ def _evaluator(
     person_of = distinct_id.function(PARAMETERS) if distinct_id else None
     events = {name: (cel.fuse(outputs, PARAMETERS), user) for name, (outputs, user) in blocks.items()}
     no_properties = (cel.fuse({}, PARAMETERS), None)
+    # Nothing would be left of such an event without its group.
+    needs_group = fixed == GROUP_IDENTIFY and not rule.properties and not rule.identify
 
     def evaluate(new: Any, old: Any, change: Any, ctx: Any, message: Any, commit_time: str) -> Any:
         if guard is not None and guard(new, old, change, ctx, message) is not True:
@@ -246,17 +278,48 @@ def _evaluator(
             return None
         properties_of, user = events.get(name, no_properties)
         properties = properties_of(new, old, change, ctx, message)
+        told = profile(new, old, change, ctx, message) if profile is not None else None
+        if told is None and needs_group:
+            return None
         if user is not None:
             person = as_distinct_id(properties[user])
+        elif told is not None and trait is not None:
+            person = as_distinct_id(told[0][trait])
         elif person_of is not None:
             person = as_distinct_id(person_of(new, old, change, ctx, message))
         else:
             person = None
         if moment_of is not None:
             commit_time = timestamp_text(moment_of(new, old, change, ctx, message)) or commit_time
-        return name, person, commit_time, properties
+        return name, person, commit_time, properties, told
 
     return evaluate
+
+
+def _profiler(
+    rule: TrackRule,
+    identify: Mapping[str, cel.Program],
+    group: Mapping[str, cel.Program],
+    traits: Mapping[str, cel.Program],
+) -> Function | None:
+    """
+    Put together what a rule says of a person and a group; None where it says nothing.
+
+    The five variables in; traits and `Group` out, each None where there is none, or None for both.
+    """
+    if not identify and not group:
+        return None
+    person_of = cel.fuse(identify, PARAMETERS) if identify else None
+    id_of, traits_of = cel.fuse(group, PARAMETERS), cel.fuse(traits, PARAMETERS)
+    kind = rule.group.type if rule.group is not None else ""
+
+    def profile(*variables: Any) -> tuple[dict[str, Value] | None, Group | None] | None:
+        person = person_of(*variables) if person_of is not None else None
+        which = as_distinct_id(id_of(*variables).get("id"))
+        belongs = Group(kind, which, traits_of(*variables)) if which is not None else None
+        return None if person is None and belongs is None else (person, belongs)
+
+    return profile
 
 
 def _reads(programs: Iterable[cel.Program], variable: str) -> bool:

@@ -187,3 +187,13 @@ def test_a_change_without_a_schema_is_of_the_configured_one(evaluate: Evaluate) 
     """As tables named without one are."""
     done = evaluate(RULES + "source: {schema: shop}\n", INSERT, schema={"users": {"id": "integer", "email": "text"}})
     assert [event["source"]["schema"] for event in done.lines()] == ["shop"]
+
+
+def test_what_is_said_of_persons_and_groups_is_shown(evaluate: Evaluate) -> None:
+    """In the shape destinations get."""
+    rules = "track: {users.insert: {identify: {email: new.email}, group: {type: team, id: new.id}}}"
+    (event,) = evaluate(rules, INSERT).lines()
+
+    assert (event["event"], event["properties"]) == ("$identify", {})
+    assert event["identify"] == {"email": "a@x"}
+    assert event["group"] == {"type": "team", "id": "7", "traits": {}}

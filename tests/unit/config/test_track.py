@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from wal_tracker.config.load import read
@@ -180,6 +182,90 @@ def test_a_rule_sends_only_where_it_says() -> None:
         read((text % "adit").encode(), {})
 
 
+def test_a_rule_may_say_who_somebody_is_beside_its_event() -> None:
+    """Traits and a group's id are CEL, the group's type is a text."""
+    made = rule(
+        "users.insert:\n"
+        "  event: user_signup\n"
+        "  identify: {email: new.email, vip: true}\n"
+        "  group: {type: new.company, id: new.company_id, traits: {name: new.name}}\n"
+    )
+
+    assert (made.event, sources(made.identify)) == ("user_signup", {"email": "new.email", "vip": "true"})
+    assert made.group is not None
+    assert (made.group.type, made.group.id.source) == ("new.company", "new.company_id")
+    assert sources(made.group.traits) == {"name": "new.name"}
+    assert made.group.id.path == "track.users.insert.group.id"
+
+
+@pytest.mark.parametrize(
+    ("text", "event"),
+    [
+        ("{identify: {a: new.a}}", "$identify"),
+        ("{group: {type: team, id: new.id}}", "$groupidentify"),
+        ("{identify: {a: new.a}, group: {type: team, id: new.id}}", "$identify"),
+        ("{event: e, identify: }", "e"),
+    ],
+)
+def test_a_rule_without_an_event_of_its_own_is_named_after_what_it_says(text: str, event: str) -> None:
+    """As vendors name such calls; nothing under a key is as if it were not there."""
+    assert rule(f"t.insert: {text}").event == event
+
+
+def test_beside_a_condition_traits_go_with_whichever_event_is_chosen() -> None:
+    """They are no event blocks."""
+    made = rule(
+        "t.update:\n"
+        "  cond: 'new.a == \"group\" ? events.x : null'\n"
+        "  identify: {plan: new.plan}\n"
+        "  group: {type: team, id: new.team}\n"
+        "  x: {a: new.a}\n"
+    )
+
+    assert list(made.blocks) == ["x"]
+    assert sources(made.identify) == {"plan": "new.plan"}
+    assert made.group is not None and made.group.type == "team"
+
+
+@pytest.mark.parametrize("cond", ["events.identify", "events['group']", 'a ? events.identify : events["group"]'])
+@pytest.mark.parametrize("path", [None, Path("pg_track_events.config.yaml")])
+def test_an_event_of_a_condition_may_be_called_identify_or_group(cond: str, path: Path | None) -> None:
+    """What `cond` chooses is its block; pg_track_events' files know no other meaning of these names."""
+    names = {name for name in ("identify", "group") if name in cond}
+    blocks = "".join(f"    {name}: {{type: new.a, id: new.b}}\n" for name in names)
+
+    made = read(f"track:\n  t.update:\n    cond: {cond!r}\n{blocks}".encode(), {}, path=path).rules[0]
+
+    assert set(made.blocks) == names
+    assert all(sources(block) == {"type": "new.a", "id": "new.b"} for block in made.blocks.values())
+    assert (made.identify, made.group) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("t.insert: {identify: {}}", "identify: is empty; name what is known"),
+        ("t.insert: {identify: }", "a rule needs `event`"),
+        ("t.insert: {identify: new}", "identify: must be a mapping"),
+        ("t.insert: {identify: {a: [1]}}", "track.t.insert.identify.a: must be a CEL expression"),
+        ("t.insert: {identify: {a: b}, properties: {a: b}}", "properties: goes with `event`"),
+        ("t.insert: {event: e, identfy: {a: b}}", "did you mean 'identify'?"),
+        ("t.insert: {event: e, group: team}", "group: must be a mapping"),
+        ("t.insert: {event: e, group: {type: team}}", "group: needs `id`"),
+        ("t.insert: {event: e, group: {id: new.id}}", "group: needs `type`"),
+        ("t.insert: {event: e, group: {type: ' ', id: a}}", "type: must not be empty"),
+        ("t.insert: {event: e, group: {type: [a], id: a}}", "type: must be a single value"),
+        ("t.insert: {event: e, group: {type: a, id: a, traitz: {}}}", "group.traitz: is not a setting; did you mean"),
+        ("t.insert: {event: e, group: {type: a, id: a, traits: b}}", "traits: must be a mapping"),
+        ("t.insert: {cond: c, identify: text}", "identify: must be a mapping"),
+        ("t.insert: {cond: events.group, group: text}", "group: is neither a setting"),
+    ],
+)
+def test_traits_and_groups_of_no_shape_we_know_are_refused(text: str, says: str) -> None:
+    """As rules are."""
+    assert says in refused(text)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -205,7 +291,7 @@ def test_a_rule_sends_only_where_it_says() -> None:
         ("t.insert: {event: e, properties: {a: {b: c}}}", "properties.a: must be a CEL expression"),
         ("t.insert: {event: e, properties: {a: ' '}}", "is an empty expression"),
         ("t.insert: {event: e, destinations: nowhere}", "'nowhere' is not under `destinations`; there are none"),
-        ("t.insert: {cond: c, bogus: 1}", "is neither a setting (cond, when, distinct_id, timestamp, destinations and"),
+        ("t.insert: {cond: c, bogus: 1}", "is neither a setting (cond, identify, group, when,"),
         ("t.insert: {cond: c, properties: {a: b}}", "`properties` goes with `event`"),
         ("t.insert: {cond: {a: b}}", "cond: must be an expression"),
         ("t.insert: {cond: c, a: {event: b, properties: {}}}", "must be the block's own name, 'a'"),

@@ -13,8 +13,10 @@ from tests.support.http_server import Reply
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import BatchRefused, Rejected, Retry
 from wal_tracker.errors import ConfigError, DestinationRefusedUs, DestinationUnavailable
+from wal_tracker.model import GROUP_IDENTIFY, IDENTIFY, Event, Group
 from wal_tracker.testing import make_event
 from wal_tracker_destinations.amplitude import Amplitude
+from wal_tracker_destinations.batches import part_id
 
 EVENTS = [make_event(number) for number in range(1, 7)]
 IDS = [event.id for event in EVENTS]
@@ -160,3 +162,95 @@ def test_the_endpoint_is_a_host_and_the_api_a_path(options: dict[str, str], url:
     config = registry.read_config(Amplitude.Config, {"apiKey": "k3y", **options}, "d", defaults={})
 
     assert config.url() == url
+
+
+# Persons and groups ------------------------------------------------------------------------------
+
+ACME = Group("company", "acme", {"plan": "pro"})
+
+
+def test_traits_are_user_properties_of_the_event(server: FakeAmplitude) -> None:
+    """What is said of the group is an event before it; both name the group."""
+    event = make_event(1, identify={"email": None}, group=ACME)
+
+    assert project(server).deliver([event]).outcomes == {}
+
+    about, happened = server.items(server.requests[0])
+    for item in (about, happened):
+        assert item.pop("library")
+        assert item.pop("time") == 1767323045123
+    assert about == {
+        "user_id": "1",
+        "event_type": "$groupidentify",
+        "insert_id": part_id(event, "group"),
+        "groups": {"company": "acme"},
+        "group_properties": {"$set": {"plan": "pro"}},
+    }
+    assert happened == {
+        "user_id": "1",
+        "event_type": "order_placed",
+        "insert_id": event.id,
+        "event_properties": {"number": 1},
+        "user_properties": {"$set": {"email": None}},
+        "groups": {"company": "acme"},
+    }
+
+
+def test_where_nothing_happened_only_profiles_are_set(server: FakeAmplitude) -> None:
+    """A group about nobody has a device of that name, since Amplitude wants one of the two."""
+    identify, group = make_event(1, name=IDENTIFY, identify={"a": 1}), make_event(2, name=GROUP_IDENTIFY, group=ACME)
+    group.distinct_id = None
+
+    assert project(server).deliver([identify, group]).outcomes == {}
+
+    first, second = server.stored.values()
+    assert (first["event_type"], first["user_properties"]) == ("$identify", {"$set": {"a": 1}})
+    assert "event_properties" not in first
+    assert (second["event_type"], second["device_id"]) == ("$groupidentify", "$company_acme")
+    assert "user_id" not in second
+    assert server.ids == [identify.id, group.id]
+    assert (server.people, server.groups) == ({"1": {"a": 1}}, {("company", "acme"): {"plan": "pro"}})
+
+
+def test_a_group_beyond_the_daily_quota_holds_up_nobody(server: FakeAmplitude) -> None:
+    """It counts as a device."""
+    group = make_event(2, name=GROUP_IDENTIFY, group=ACME)
+    group.distinct_id = None
+    server.exhausted = {"$company_acme"}
+
+    outcomes = project(server).deliver([make_event(1), group, make_event(3)]).outcomes
+
+    assert [type(outcome) for outcome in outcomes.values()] == [Rejected]
+    assert server.ids == [make_event(1).id, make_event(3).id]
+
+
+def test_an_event_is_refused_with_any_of_its_items(server: FakeAmplitude) -> None:
+    """The group is known by then, the event is not; a dead letter brings both again."""
+    event = make_event(1, group=ACME)
+    server.poison = {event.id}
+
+    outcomes = project(server).deliver([event, make_event(2)]).outcomes
+
+    assert [type(outcome) for outcome in outcomes.values()] == [Rejected]
+    assert server.ids == [part_id(event, "group"), make_event(2).id]
+
+
+def nobodys(event: Event) -> Event:
+    event.distinct_id = None
+    return event
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (nobodys(make_event(1, name=IDENTIFY, identify={"a": 1})), "no distinct_id"),
+        (make_event(1, group=Group("company", "x" * 1025, {})), "longer than 1024"),
+    ],
+    ids=["nobody", "long"],
+)
+def test_traits_of_nobody_are_a_dead_letter(server: FakeAmplitude, event: Event, reason: str) -> None:
+    """As an event about nobody."""
+    (outcome,) = project(server).deliver([event]).outcomes.values()
+
+    assert isinstance(outcome, Rejected) and reason in outcome.reason
+    assert server.requests == []

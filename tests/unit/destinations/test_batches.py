@@ -11,9 +11,17 @@ from tests.support.http_server import HttpServer, Reply, Request
 from wal_tracker.destinations.base import BatchRefused, Limits, Outcome, Rejected, Retry
 from wal_tracker.destinations.http import HttpOptions
 from wal_tracker.errors import DestinationUnavailable
-from wal_tracker.model import Deliverable
+from wal_tracker.model import GROUP_IDENTIFY, IDENTIFY, Deliverable, Event, Group
 from wal_tracker.testing import make_event
-from wal_tracker_destinations.batches import HttpBatches, Item, Unfit, epoch_ms, vendor_url
+from wal_tracker_destinations.batches import (
+    HttpBatches,
+    Item,
+    Unfit,
+    epoch_ms,
+    is_profile_only,
+    part_id,
+    vendor_url,
+)
 
 
 class Two(HttpBatches):
@@ -155,3 +163,70 @@ def test_what_is_neither_is_refused(given: str) -> None:
     """And what a query would be lost of."""
     with pytest.raises(ValueError, match=r"is (not|a host's)"):
         vendor_url(given, {"eu": "https://eu.example"}, "/v1/batch")
+
+
+class Parts(Two):
+    """Sends each event as two items."""
+
+    def _parts(self, event: Deliverable) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield "person", self._item(event)
+        yield "", self._item(event)
+
+
+@pytest.mark.parametrize(
+    ("said", "outcomes"),
+    [
+        ({0: Rejected("a")}, {0: Rejected("a")}),
+        ({1: Rejected("b")}, {0: Rejected("b")}),
+        ({0: Rejected("a"), 1: Retry(1)}, {0: Retry(1)}),
+        ({0: Retry(1), 1: Rejected("b")}, {0: Retry(1)}),
+    ],
+    ids=["the first", "the second", "refused and again", "again and refused"],
+)
+def test_an_event_of_several_items_is_durable_when_all_of_them_are(
+    server: Lines, said: dict[int, Outcome], outcomes: dict[int, Outcome]
+) -> None:
+    """One that must come again comes first: what was refused is refused then, and nothing is lost."""
+    http = HttpOptions(allow_private=True).client("parts", server.url())
+    parts = Parts("parts", http)
+    parts.said = said
+
+    assert parts.deliver([make_event(1)]).outcomes == outcomes
+    parts.close()
+
+
+def test_an_event_whose_items_take_two_requests_waits_for_the_second(server: Lines) -> None:
+    """The second event's items, and all behind them, come again."""
+    parts = Parts("parts", HttpOptions(allow_private=True).client("parts", server.url()))
+    server.script.extend([Reply(), Reply(503)])
+
+    outcomes = parts.deliver([make_event(number) for number in (1, 2, 3)]).outcomes
+
+    assert sorted(outcomes) == [1, 2]
+    assert all(isinstance(outcome, Retry) for outcome in outcomes.values())
+    parts.close()
+
+
+TEAM = Group("team", "7", {})
+
+
+@pytest.mark.parametrize(
+    ("event", "only", "first"),
+    [
+        (make_event(1), False, None),
+        (make_event(1, identify={"a": 1}), False, None),
+        (make_event(1, name=IDENTIFY), False, None),
+        (make_event(1, name=IDENTIFY, identify={"a": 1}, group=TEAM), True, "identify"),
+        (make_event(1, name=GROUP_IDENTIFY, group=TEAM), True, "group"),
+    ],
+    ids=["plain", "with traits", "no more than the name", "identify", "group"],
+)
+def test_an_events_own_id_goes_to_what_happened_or_to_the_first(event: Event, only: bool, first: str | None) -> None:
+    """The others are made of it, each another one and the same each time."""
+    assert is_profile_only(event) == only
+    ids = {part: part_id(event, part) for part in ("identify", "group")}
+
+    assert {part for part, id in ids.items() if id == event.id} == ({first} if first else set())
+    assert len(set(ids.values())) == 2
+    assert ids == {part: part_id(event, part) for part in ids}
+    assert not set(ids.values()) & {part_id(make_event(2), part) for part in ids}

@@ -10,11 +10,14 @@ import pytest
 from tests.support.fake_posthog import FakePostHog
 from tests.support.http_server import Reply
 from wal_tracker.destinations import registry
-from wal_tracker.destinations.base import BatchRefused, Rejected
+from wal_tracker.destinations.base import BatchRefused, Rejected, Retry
 from wal_tracker.errors import ConfigError, DestinationRefusedUs, DestinationUnavailable
-from wal_tracker.model import Event
+from wal_tracker.model import GROUP_IDENTIFY, IDENTIFY, Event, Group
 from wal_tracker.testing import make_event
+from wal_tracker_destinations.batches import part_id
 from wal_tracker_destinations.posthog import PostHog, batch_url
+
+ACME = Group("company", "acme", {"plan": "pro"})
 
 
 class Projects:
@@ -41,8 +44,8 @@ def project() -> Iterator[Projects]:
             posthog.close()
 
 
-def nobody(number: int) -> Event:
-    event = make_event(number)
+def nobody(number: int, **told: Any) -> Event:
+    event = make_event(number, **told)
     event.distinct_id = None
     return event
 
@@ -171,6 +174,7 @@ def test_the_endpoint_is_found_from_what_people_write(endpoint: str, url: str) -
         ({"apiKey": "phx_personal"}, "personal key"),
         ({"apiKey": "phc_x", "endpoint": "posthog"}, "endpoint is not a URL"),
         ({"apiKey": "phc_x", "endpiont": "us"}, "did you mean 'endpoint'"),
+        ({"apiKey": "phc_x", "api": "v2"}, "must be one of 'v0', 'v1'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
@@ -180,3 +184,174 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 
     assert "phx_personal" not in str(caught.value)
     assert not PostHog.accepts_raw
+
+
+# Persons and groups ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("api", ["v0", "v1"])
+def test_traits_are_set_with_the_event_and_a_group_by_an_event_of_its_own(project: Projects, api: str) -> None:
+    """`$groups` on an event alone would not make the group known."""
+    event = make_event(1, identify={"email": None, "plan": "pro"}, group=ACME)
+    project(api=api).deliver([event])
+
+    about, happened = project.server.items(project.server.requests[0])
+    assert about["event"] == "$groupidentify"
+    assert about["distinct_id"] == "$company_acme"
+    assert (about["uuid"], about["timestamp"]) == (part_id(event, "group"), event.timestamp)
+    wanted = {"$group_type": "company", "$group_key": "acme", "$group_set": {"plan": "pro"}}
+    assert wanted.items() <= about["properties"].items()
+    assert (happened["event"], happened["uuid"], happened["distinct_id"]) == ("order_placed", event.id, "1")
+    wanted = {"number": 1, "$set": {"email": None, "plan": "pro"}, "$groups": {"company": "acme"}}
+    assert wanted.items() <= happened["properties"].items()
+
+
+def test_a_group_of_which_nothing_is_said_costs_no_event(project: Projects) -> None:
+    """It is only named."""
+    project().deliver([make_event(1, group=Group("company", "acme", {}))])
+
+    (event,) = project.server.stored.values()
+    assert event["properties"]["$groups"] == {"company": "acme"}
+
+
+def test_where_nothing_happened_only_the_profile_is_set(project: Projects) -> None:
+    """A group needs no person for that."""
+    nobodys = nobody(2, name=GROUP_IDENTIFY, group=Group("team", "x" * 400, {}))
+    identify = make_event(1, name=IDENTIFY, identify={"plan": "pro"})
+
+    assert project().deliver([identify, nobodys]).outcomes == {}
+
+    first, second = project.server.stored.values()
+    assert (first["event"], first["uuid"], first["properties"]["$set"]) == ("$set", identify.id, {"plan": "pro"})
+    assert (second["event"], second["uuid"]) == ("$groupidentify", nobodys.id)
+    assert len(second["distinct_id"]) == 200
+    assert project.server.people == {"1": {"plan": "pro"}}
+    assert project.server.groups == {("team", "x" * 400): {}}
+
+
+def test_an_event_called_like_a_call_is_an_event(project: Projects) -> None:
+    """As people wrote it by hand before there was another way."""
+    project().deliver([make_event(1, name="$identify", identify=None)])
+
+    assert [event["event"] for event in project.server.stored.values()] == ["$identify"]
+
+
+@pytest.mark.parametrize("api", ["v0", "v1"])
+def test_without_a_profile_no_traits_are_sent(project: Projects, api: str) -> None:
+    """`process_person_profile: false` would make PostHog drop them: such events are told apart."""
+    project(process_person_profile=False, api=api).deliver(
+        [make_event(1), make_event(2, identify={"a": 1}), make_event(3, group=ACME)]
+    )
+
+    assert project.server.people == {"2": {"a": 1}}
+    assert project.server.groups == {("company", "acme"): {"plan": "pro"}}
+    where, flag = ("options", "process_person_profile") if api == "v1" else ("properties", "$process_person_profile")
+    flags = [event[where].get(flag) for event in project.server.stored.values()]
+    assert flags == [False, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (nobody(1, name=IDENTIFY, identify={"a": 1}), "no distinct_id"),
+        (make_event(1, group=Group("team", "x" * 401, {})), "longer than 400"),
+    ],
+    ids=["nobody", "long"],
+)
+def test_traits_of_nobody_and_groups_that_would_be_dropped_are_dead_letters(
+    project: Projects, event: Event, reason: str
+) -> None:
+    """As a track without anybody."""
+    (outcome,) = project().deliver([event]).outcomes.values()
+
+    assert isinstance(outcome, Rejected) and reason in outcome.reason
+    assert project.server.requests == []
+
+
+# v1 ----------------------------------------------------------------------------------------------
+
+
+def test_a_v1_request_has_the_shape_posthog_documents(project: Projects) -> None:
+    """Key and library in headers; what is no property of the event, among its options or beside them."""
+    told = {"plan": "pro", "$session_id": "s1", "$window_id": 7, "$process_person_profile": False, "$lib": "billing"}
+    project(api="v1").deliver([make_event(1, properties=told)])
+
+    (request,) = project.server.requests
+    document = request.json()
+    (event,) = document["batch"]
+    assert request.path == "/i/v1/analytics/events"
+    assert request.headers["authorization"] == "Bearer phc_test"
+    assert request.headers["posthog-sdk-info"].startswith("wal_tracker/")
+    assert set(document) == {"created_at", "batch"}
+    assert event == {
+        "event": "order_placed",
+        "distinct_id": "1",
+        "uuid": make_event(1).id,
+        "timestamp": "2026-01-02T03:04:05.123456Z",
+        "session_id": "s1",
+        "options": {"disable_skew_correction": True, "process_person_profile": False},
+        "properties": {"number": 1, "plan": "pro", "$window_id": 7, "$geoip_disable": True, "$lib": "billing"},
+    }
+
+
+def test_v1_says_of_each_event_what_became_of_it(project: Projects) -> None:
+    """One is dropped, one comes again, the others are in."""
+    events = [make_event(number) for number in range(1, 5)]
+    events[0].timestamp = "noon"
+    project.server.not_persisted[events[2].id] = 1
+    posthog = project(api="v1")
+
+    outcomes = posthog.deliver(events).outcomes
+
+    dropped, again = outcomes[0], outcomes[2]
+    assert sorted(outcomes) == [0, 2]
+    assert isinstance(dropped, Rejected) and "invalid_event_timestamp" in dropped.reason
+    assert again == Retry(1.0, "PostHog: not_persisted")
+    assert project.server.ids == [events[1].id, events[3].id]
+    assert posthog.deliver(events[2:3]).outcomes == {}
+    assert project.server.ids == [events[1].id, events[3].id, events[2].id]
+
+
+def test_v1_does_not_lose_traits_silently(project: Projects) -> None:
+    """It takes a placeholder's event, and says beside an "ok" that it has nobody; without traits that is fine."""
+    placeholder, plain = make_event(1, identify={"a": 1}), make_event(2)
+    placeholder.distinct_id = plain.distinct_id = "null"
+
+    outcomes = project(api="v1").deliver([placeholder, plain]).outcomes
+
+    (outcome,) = outcomes.values()
+    assert list(outcomes) == [0]
+    assert isinstance(outcome, Rejected) and "placeholder" in outcome.reason
+
+
+def test_attempts_of_v1_are_counted_and_are_one_request(project: Projects) -> None:
+    """By an id that another batch does not have."""
+    project.server.script.extend([Reply(503), Reply(429, headers={"Retry-After": "1"})])
+    posthog = project(api="v1")
+    for _ in range(2):
+        with pytest.raises(DestinationUnavailable):
+            posthog.deliver([make_event(1)])
+    posthog.deliver([make_event(1)])
+    posthog.deliver([make_event(2)])
+
+    headers = [request.headers for request in project.server.requests]
+    assert [one["posthog-attempt"] for one in headers] == ["1", "2", "3", "1"]
+    assert len({one["posthog-request-id"] for one in headers[:3]}) == 1
+    assert headers[3]["posthog-request-id"] != headers[0]["posthog-request-id"]
+    assert project.server.ids == [make_event(1).id, make_event(2).id]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"results":[]}', b'{"results":{"%s":7}}'])
+def test_a_200_of_v1_that_says_nothing_is_not_believed(project: Projects, body: bytes) -> None:
+    """Somebody in between answered; the ids make a second time harmless."""
+    event = make_event(1)
+    project.server.script.append(Reply(200, body.replace(b"%s", event.id.encode())))
+
+    posthog = project(api="v1")
+    with pytest.raises(DestinationUnavailable, match="not as PostHog's v1 does"):
+        posthog.deliver([event])
+
+
+def test_the_endpoint_of_v1_is_another_path() -> None:
+    """On the same hosts."""
+    assert batch_url("eu", "v1") == "https://eu.i.posthog.com/i/v1/analytics/events"

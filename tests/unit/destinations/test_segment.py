@@ -14,7 +14,9 @@ from tests.support.http_server import Reply
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import BatchRefused, Rejected
 from wal_tracker.errors import ConfigError, DestinationRefusedUs, DestinationUnavailable
+from wal_tracker.model import GROUP_IDENTIFY, IDENTIFY, Group
 from wal_tracker.testing import make_event
+from wal_tracker_destinations.batches import part_id
 from wal_tracker_destinations.rudderstack import RudderStack
 from wal_tracker_destinations.segment import Segment
 
@@ -147,3 +149,64 @@ def test_a_region_is_a_host() -> None:
     config = registry.read_config(Segment.Config, {"writeKey": "wr1te", "endpoint": "eu"}, "d", defaults={})
 
     assert config.url() == "https://events.eu1.segmentapis.com/v1/batch"
+
+
+# Persons and groups ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["segment", "rudderstack"])
+def either(request: pytest.FixtureRequest) -> FakeVendor:
+    server: FakeVendor = request.getfixturevalue(request.param)
+    return server
+
+
+def test_who_somebody_is_comes_before_what_they_did(either: FakeVendor) -> None:
+    """Three calls, each with an id of its own; the group is in the event's context as well."""
+    event = make_event(1, identify={"email": None}, group=Group("company", "acme", {"plan": "pro"}))
+
+    assert source(either).deliver([event]).outcomes == {}
+
+    identify, group, track = either.items(either.requests[0])
+    assert [message["type"] for message in (identify, group, track)] == ["identify", "group", "track"]
+    assert {message["userId"] for message in (identify, group, track)} == {"1"}
+    assert {message["timestamp"] for message in (identify, group, track)} == {event.timestamp}
+    ids = [message["messageId"] for message in (identify, group, track)]
+    assert ids == [part_id(event, "identify"), part_id(event, "group"), event.id]
+    traits = identify["context"]["traits"] if either.kind == "rudderstack" else identify["traits"]
+    assert traits == {"email": None}
+    assert (group["groupId"], group["traits"], group["context"]["groupType"]) == ("acme", {"plan": "pro"}, "company")
+    assert (track["context"]["groupId"], track["context"]["groupType"]) == ("acme", "company")
+    assert (identify.get("event"), identify.get("properties"), group.get("event")) == (None, None, None)
+    assert either.people == {"1": {"email": None}}
+    assert either.groups == {("company", "acme"): {"plan": "pro"}}
+
+
+def test_where_nothing_happened_there_is_no_track_call(either: FakeVendor) -> None:
+    """The event's id is the first call's."""
+    events = [
+        make_event(1, name=IDENTIFY, identify={"a": 1}),
+        make_event(2, name=GROUP_IDENTIFY, group=Group("company", "acme", {})),
+        make_event(3, name=IDENTIFY, identify={"a": 3}, group=Group("company", "acme", {})),
+    ]
+    source(either).deliver(events)
+
+    assert [message["type"] for message in either.stored.values()] == ["identify", "group", "identify", "group"]
+    assert either.ids == [*(event.id for event in events), part_id(events[2], "group")]
+
+
+def test_a_call_about_nobody_is_a_dead_letter_also_a_groups(either: FakeVendor) -> None:
+    """Of such a protocol it is a person that belongs to a group."""
+    events = [
+        make_event(1, name=IDENTIFY, identify={"a": 1}),
+        make_event(2, name=GROUP_IDENTIFY, group=Group("company", "acme", {"plan": "pro"})),
+    ]
+    for event in events:
+        event.distinct_id = None
+
+    outcomes = source(either).deliver([*events, make_event(3)]).outcomes
+
+    assert [isinstance(outcome, Rejected) and "distinct_id" in outcome.reason for outcome in outcomes.values()] == [
+        True,
+        True,
+    ]
+    assert either.ids == [make_event(3).id]

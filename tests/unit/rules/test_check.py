@@ -267,3 +267,49 @@ def test_a_message_rule_is_refused_in_trigger_mode(checked: Checked) -> None:
     assert checked(text) == []
     assert problem.severity == "error"
     assert "wal_tracker.emit" in problem.message
+
+
+def test_traits_and_groups_are_checked_as_properties_are(checked: Checked) -> None:
+    """Every expression of them, each with its line and column; what they read counts as read."""
+    problems = checked(
+        "ignore: {users: [secret]}\n"
+        "track:\n"
+        "  users.insert:\n"
+        "    event: a\n"
+        "    properties: {id: new.id}\n"
+        "    identify:\n"
+        "      mail: new.emial\n"
+        "      hidden: new.secret\n"
+        "    group:\n"
+        "      type: new.nothing\n"
+        "      id: new.id +\n"
+        "      traits: {was: old.email}\n",
+        [described(email="text", secret="text")],
+    )
+
+    errors = [(problem.line, problem.column, problem.message) for problem in problems if problem.severity == "error"]
+    assert [(line, column) for line, column, _ in errors] == [(11, 11), (7, 13), (8, 15)]
+    assert "did you mean 'email'" in errors[1][2] and "ignore.users" in errors[2][2]
+    assert "reads `old`, which is null on insert" in said(problems, "warning")[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        ("{identify: {plan: new.plan}}", ["$identify"]),
+        ("{identify: {plan: new.plan}, distinct_id: new.id}", []),
+        ("{identify: {id: new.id}}", []),
+        ("{event: e, properties: {id: new.id}, identify: {plan: new.plan}}", []),
+        ("{event: e, properties: {plan: new.plan}, identify: {plan: new.plan}}", ["e"]),
+        ("{cond: 'true ? events.a : events.b', a: {id: new.id}, b: {}, identify: {plan: new.plan}}", ["b"]),
+        ("{group: {type: t, id: new.id}}", []),
+    ],
+)
+def test_traits_of_nobody_are_told(checked: Checked, rule: str, names: list[str]) -> None:
+    """No vendor takes them; each event that has nobody is named."""
+    warnings = said(checked(f"track: {{users.insert: {rule}}}", [described(plan="text")]), "warning")
+
+    assert [text for text in warnings if "nobody" in text] == [
+        f"`identify` says something of nobody: the event {name!r} has no distinct_id. Give the rule a `distinct_id`"
+        for name in names
+    ]
