@@ -120,7 +120,10 @@ class HttpBatches(ABC):
         """
 
     def _fit(self, event: Deliverable) -> Item:
-        item = Item(event, orjson.dumps(self._item(event)))
+        try:
+            item = Item(event, orjson.dumps(self._item(event)))
+        except (orjson.JSONEncodeError, RecursionError) as error:
+            raise Unfit(f"it cannot be written as JSON for {self.vendor}: {error}") from error
         if len(item.body) > self.max_event_bytes:
             raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
         return item
@@ -183,6 +186,16 @@ def epoch_ms(event: Deliverable) -> int:
     Raises:
         Unfit: The rule's `timestamp` gave a text that is not RFC 3339.
     """
+    return epoch_ns(event) // 1_000_000
+
+
+def epoch_ns(event: Deliverable) -> int:
+    """
+    When it happened, in nanoseconds since 1970.
+
+    Raises:
+        Unfit: As `epoch_ms`.
+    """
     match = _RFC3339.fullmatch(event.timestamp)
     if match:
         try:
@@ -191,7 +204,7 @@ def epoch_ms(event: Deliverable) -> int:
             match = None
     if not match:
         raise Unfit("its timestamp is not RFC 3339 (2026-01-02T03:04:05Z); mend the rule's `timestamp`")
-    return int(seconds) * 1000 + int(((match[3] or "") + "000")[:3])
+    return int(seconds) * 1_000_000_000 + int(((match[3] or "") + "0" * 9)[:9])
 
 
 def vendor_url(given: str, regions: Mapping[str, str], path: str) -> str:
