@@ -126,7 +126,7 @@ class Otlp(HttpBatches):
     def _item(self, event: Deliverable) -> dict[str, Any]:
         moment = epoch_ns(event)
         if moment not in _TIMES:
-            raise Unfit("its timestamp is before 1970 or after 2554, which OTLP cannot say; mend the rule's `timestamp`")
+            raise Unfit("its timestamp is before 1970 or after 2554, which OTLP cannot say; mend its `timestamp`")
         attributes = {"event.id": event.id}
         if event.distinct_id is not None:
             attributes["wal_tracker.distinct_id"] = event.distinct_id

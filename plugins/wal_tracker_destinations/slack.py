@@ -43,8 +43,9 @@ class Slack:
 
     Slack drops no duplicates. A message whose answer was lost is posted again, as the same text with the same LSNs at
     its foot; with ``retry_ambiguous: false`` it is not, and its events become dead letters instead, because nobody
-    knows whether they were posted; after a crash the last message may come again in any case. A message Slack refuses (400) is halved until the guilty event is found; a webhook
-    that is gone or may not post (403, 404, 410) stops the delivery.
+    knows whether they were posted. After a crash the last message may come again in any case. A message Slack refuses
+    (400) is halved until the guilty event is found; a webhook that is gone or may not post (403, 404, 410) stops the
+    delivery.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
