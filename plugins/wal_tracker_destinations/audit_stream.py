@@ -148,15 +148,18 @@ class AuditStream:
         try:
             # The chain is over what the server reads, and it reads fractions as doubles.
             payload["properties"] = exact_properties(event)
-            body = orjson.dumps(
-                {
-                    "kind": self.config.kinds.get(event.name, "other"),
-                    "source": self.config.source,
-                    "payload": payload,
-                    "timestamp": event.timestamp,
-                }
-            )
-        except (orjson.JSONEncodeError, RecursionError) as error:
+        except RecursionError as error:
+            raise BatchRefused("its properties nest too deeply for audit-stream") from error
+        document = {
+            "kind": self.config.kinds.get(event.name, "other"),
+            "source": self.config.source,
+            "payload": payload,
+            "timestamp": event.timestamp,
+        }
+        try:
+            # Refuses what the server would append and could then not give back: half a character, more than 254 levels.
+            body = orjson.dumps(document)
+        except orjson.JSONEncodeError as error:
             raise BatchRefused(f"it cannot be written as JSON for audit-stream: {error}") from error
         if len(body) > self.max_event_bytes:
             raise BatchRefused(f"it is {len(body)} bytes; audit-stream is sent no event above {self.max_event_bytes}")

@@ -121,8 +121,12 @@ class HttpBatches(ABC):
 
     def _fit(self, event: Deliverable) -> Item:
         try:
-            item = Item(event, orjson.dumps(self._item(event)))
-        except (orjson.JSONEncodeError, RecursionError) as error:
+            document = self._item(event)
+        except RecursionError as error:
+            raise Unfit(f"its properties nest too deeply for {self.vendor}") from error
+        try:
+            item = Item(event, orjson.dumps(document))
+        except orjson.JSONEncodeError as error:
             raise Unfit(f"it cannot be written as JSON for {self.vendor}: {error}") from error
         if len(item.body) > self.max_event_bytes:
             raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")

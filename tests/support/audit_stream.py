@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import subprocess
 import sys
@@ -12,9 +11,6 @@ from typing import Any
 import requests
 
 from tests.support.postgres import wait_until
-
-IS_INSTALLED = importlib.util.find_spec("audit_stream") is not None
-"""It needs Python 3.11."""
 
 
 class AuditStreamServer:

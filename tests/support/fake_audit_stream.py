@@ -43,6 +43,7 @@ class FakeAuditStream(FakeVendor):
         return [request.json()["payload"]] if request.method == "POST" else []
 
     def handle(self, request: Request) -> Reply:
+        # The server knows no credentials: a key that was changed stands for an endpoint that was.
         if request.path != "/events" or self.key != "k3y-of-the-project":
             return json_reply(404, detail="Not Found")
         if request.method == "GET":

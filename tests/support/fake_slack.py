@@ -74,6 +74,6 @@ class FakeSlack(FakeVendor):
 def _item(line: str) -> dict[str, Any]:
     match = _LINE.fullmatch(line)
     assert match is not None, line
-    values = dict(pair.split("=", 1) for pair in match["values"].split())
+    values = dict(pair.split("=", 1) for pair in match["values"].split("  ") if "=" in pair)
     shown = {key: int(text) if text.isdigit() else unescape(text) for key, text in values.items()}
     return {"id": shown.pop("event.id", ""), "event": unescape(match["name"]), "line": line, "properties": shown}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,9 +12,8 @@ import orjson
 import pytest
 import requests
 
-from tests.support.audit_stream import IS_INSTALLED, AuditStreamServer
+from tests.support.audit_stream import AuditStreamServer
 from tests.support.fake_audit_stream import FakeAuditStream
-from tests.support.fixtures import missing
 from tests.support.http_server import Reply
 from tests.support.proxy import ChaosProxy
 from wal_tracker.destinations import registry
@@ -28,8 +28,8 @@ from wal_tracker_destinations.audit_stream import AuditStream
 @pytest.fixture(scope="module")
 def real() -> Iterator[AuditStreamServer]:
     """One server for this module; each test has a source of its own."""
-    if not IS_INSTALLED:
-        missing("audit-stream is not installed (it needs Python 3.11)")
+    if sys.version_info < (3, 11):
+        pytest.skip("audit-stream needs Python 3.11")
     with AuditStreamServer() as server:
         yield server
 
@@ -143,7 +143,7 @@ def test_before_there_is_a_mark_it_looks_as_well(real: AuditStreamServer, source
     assert ids(real.events(source)) == [event.id for event in events]
 
 
-@pytest.mark.parametrize("opened, closed", [("[", "]"), ('{"a":', "}")], ids=["lists", "mappings"])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")], ids=["lists", "mappings"])
 def test_what_the_server_could_not_give_back_is_not_sent(
     real: AuditStreamServer, source: str, opened: str, closed: str
 ) -> None:
@@ -156,7 +156,7 @@ def test_what_the_server_could_not_give_back_is_not_sent(
             destination.deliver([make_event(depth, properties={"nested": text})])
             taken += 1
         except BatchRefused as refusal:
-            assert "JSON" in refusal.reason
+            assert "JSON" in refusal.reason or "nest too deeply" in refusal.reason
 
     assert 0 < taken < 20
     assert len(real.events(source)) == taken
@@ -185,7 +185,8 @@ def test_the_fake_answers_as_the_server_does(real: AuditStreamServer, fake: Fake
     assert ours.status_code == theirs.status_code
     assert ours.json().keys() == theirs.json().keys()
     if theirs.status_code == 201:
-        assert real.get("/events?limit=1")[0].keys() == requests.get(fake.url("/events?limit=1"), timeout=30).json()[0].keys()
+        (read,) = requests.get(fake.url("/events?limit=1"), timeout=30).json()
+        assert real.get("/events?limit=1")[0].keys() == read.keys()
         with AuditStreamServer() as fresh:
             again = requests.post(fresh.url("/events"), body, headers=headers, timeout=30)
         assert again.json() == ours.json()
