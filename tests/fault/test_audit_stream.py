@@ -1,4 +1,4 @@
-"""A real audit-stream server behind a line that fails, and a wal_tracker that is killed: one whole chain comes of it."""
+"""A real audit-stream server behind a line that fails, and a wal_tracker that is killed: one whole chain results."""
 
 from __future__ import annotations
 
