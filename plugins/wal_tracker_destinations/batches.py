@@ -137,9 +137,16 @@ class HttpBatches(ABC):
         """
 
     def _fit(self, event: Deliverable) -> list[Item]:
+        try:
+            parts = self._parts(event)
+        except RecursionError as error:
+            raise Unfit(f"its properties nest too deeply for {self.vendor}") from error
         items: list[Item] = []
-        for route, document in self._parts(event):
-            item = Item(event, orjson.dumps(document), route)
+        for route, document in parts:
+            try:
+                item = Item(event, orjson.dumps(document), route)
+            except orjson.JSONEncodeError as error:
+                raise Unfit(f"it cannot be written as JSON for {self.vendor}: {error}") from error
             if len(item.body) > self.max_event_bytes:
                 raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
             items.append(item)
@@ -238,6 +245,16 @@ def epoch_ms(event: Deliverable) -> int:
     Raises:
         Unfit: The rule's `timestamp` gave a text that is not RFC 3339.
     """
+    return epoch_ns(event) // 1_000_000
+
+
+def epoch_ns(event: Deliverable) -> int:
+    """
+    When it happened, in nanoseconds since 1970.
+
+    Raises:
+        Unfit: As `epoch_ms`.
+    """
     match = _RFC3339.fullmatch(event.timestamp)
     if match:
         try:
@@ -246,7 +263,7 @@ def epoch_ms(event: Deliverable) -> int:
             match = None
     if not match:
         raise Unfit("its timestamp is not RFC 3339 (2026-01-02T03:04:05Z); mend the rule's `timestamp`")
-    return int(seconds) * 1000 + int(((match[3] or "") + "000")[:3])
+    return int(seconds) * 1_000_000_000 + int(((match[3] or "") + "0" * 9)[:9])
 
 
 def vendor_url(given: str, regions: Mapping[str, str], path: str) -> str:

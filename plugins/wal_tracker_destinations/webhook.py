@@ -11,7 +11,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,22 +21,11 @@ from urllib.parse import quote
 import orjson
 
 from wal_tracker.destinations.base import Limits, Mark, Receipt
-from wal_tracker.destinations.http import HttpOptions, check_url
+from wal_tracker.destinations.http import HttpOptions, check_headers, check_url
 from wal_tracker.model import Deliverable
 from wal_tracker.secret import Secret
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_OURS = frozenset(
-    {
-        "content-length",
-        "content-type",
-        "host",
-        "transfer-encoding",
-        "webhook-id",
-        "webhook-signature",
-        "webhook-timestamp",
-    }
-)
+_OURS = frozenset({"content-type", "webhook-id", "webhook-signature", "webhook-timestamp"})
 # Ids of batches; a batch of the same events in the same order has the same id on every attempt.
 _BATCH_NAMESPACE = uuid.UUID("b8a0c7f4-0c59-5d0f-8d6e-0f2f3f5d9a41")
 
@@ -77,14 +65,7 @@ class Webhook:
                 _checked("secret", signing_key, secret)
             if self.previous_secrets and self.secret is None:
                 raise ValueError("previous_secrets needs secret: the one to sign with from now on")
-            for name, value in self.headers.items():
-                if not _HEADER_NAME.fullmatch(name):
-                    raise ValueError(f"headers: {name!r} is not a header's name")
-                if name.lower() in _OURS:
-                    raise ValueError(f"headers: {name} is set by wal_tracker")
-                text = value.reveal()
-                if not text.isascii() or not text.isprintable() or text != text.strip():
-                    raise ValueError(f"headers: the value of {name} cannot stand in a header")
+            check_headers(self.headers, ours=_OURS)
 
         def _signing_secrets(self) -> tuple[Secret, ...]:
             return (self.secret, *self.previous_secrets) if self.secret is not None else self.previous_secrets

@@ -139,20 +139,24 @@ def ids(events: Sequence[Deliverable]) -> list[str]:
     ids=["5xx", "4xx that pass", "closed", "lost answers", "hanging", "hanging afterwards"],
 )
 def test_every_event_arrives_through_trouble_once_and_in_order(vendor: FakeVendor, trouble: list[Reply]) -> None:
-    """At least once from us, the same each time; the vendor's deduplication makes it once."""
-    vendor.script.extend(trouble)
+    """
+    At least once from us, the same each time; the vendor's deduplication makes it once, or that we look first.
+
+    A vendor without either may have it more often, never less.
+    """
+    vendor.script.extend(reply for reply in trouble if reply.fault or reply.status in vendor.passing)
     events = [make_event(number) for number in range(1, 6)]
 
     delivery, letters = deliver(build(vendor), events)
 
-    assert vendor.ids == ids(events)
+    assert (vendor.ids if vendor.deduplicates else vendor.known) == ids(events)
     assert (delivery.failure, letters) == (None, [])
     assert delivery.position().lsn == LSN(10_000_000)
     copies: dict[str, list[Any]] = defaultdict(list)
     for request in vendor.requests:
         for item in vendor.items(request):
             copies[item[vendor.id_key]].append(item)
-    assert max(map(len, copies.values())) > 1
+    assert vendor.looks_first or max(map(len, copies.values())) > 1
     assert all(item == sent[0] for sent in copies.values() for item in sent)
 
 
@@ -229,11 +233,12 @@ def test_an_event_that_is_too_large_goes_nowhere_and_takes_nothing_with_it(vendo
     destination = build(vendor)
     size = int(getattr(destination, "max_event_bytes", vendor.max_bytes))
     events = [make_event(1), make_event(2, properties={"text": "x" * size}), make_event(3)]
+    fit = events if vendor.summarizes else [events[0], events[2]]
 
     _, letters = deliver(destination, events)
 
-    assert vendor.ids == ids([events[0], events[2]])
-    assert [letter.id for letter in letters] == [events[1].id]
+    assert vendor.ids == ids(fit)
+    assert [letter.id for letter in letters] == ([] if vendor.summarizes else [events[1].id])
 
 
 def test_an_event_about_nobody_is_never_given_to_somebody(vendor: FakeVendor) -> None:
@@ -243,9 +248,10 @@ def test_an_event_about_nobody_is_never_given_to_somebody(vendor: FakeVendor) ->
 
     _, letters = deliver(build(vendor), events)
 
-    if vendor.kind == "webhook":
+    if not vendor.needs_somebody:
         assert (vendor.ids, letters) == (ids(events), [])
-        assert "distinct_id" not in vendor.items(vendor.requests[1])[0]
+        sent = [item for request in vendor.requests for item in vendor.items(request)]
+        assert "distinct_id" not in repr([item for item in sent if item[vendor.id_key] == events[1].id])
     else:
         assert vendor.ids == ids([events[0], events[2]])
         assert ["distinct_id" in letter.reason for letter in letters] == [True]
@@ -254,7 +260,8 @@ def test_an_event_about_nobody_is_never_given_to_somebody(vendor: FakeVendor) ->
 @pytest.mark.parametrize("size", [0, 1], ids=["many", "large"])
 def test_no_request_is_beyond_the_vendors_limits(vendor: FakeVendor, size: int) -> None:
     """Count and bytes, and every event arrives in as few requests as may be."""
-    destination = build(vendor)
+    # Long enough for a fake on a busy machine: nothing is to come twice.
+    destination = build(vendor, request_timeout_s=30)
     limits = destination.limits
     if size:
         most = min(int(getattr(destination, "max_event_bytes", vendor.max_bytes)), limits.max_batch_bytes) // 3
@@ -265,12 +272,13 @@ def test_no_request_is_beyond_the_vendors_limits(vendor: FakeVendor, size: int) 
 
     _, letters = deliver(destination, events)
 
-    assert (vendor.ids, letters) == (ids(events), [])
-    counts = [len(vendor.items(request)) for request in vendor.requests]
+    assert letters == []
+    assert vendor.summarizes or vendor.ids == ids(events)
+    counts = [vendor.count(request) for request in vendor.requests if request.method == "POST"]
     assert sum(counts) == count
     assert max(counts) <= min(vendor.max_events, limits.max_batch_events)
     assert max(len(request.body) for request in vendor.requests) <= vendor.max_bytes
-    assert vendor.kind == "webhook" or len(vendor.requests) <= 6
+    assert vendor.max_events == 1 or len(vendor.requests) <= 6
 
 
 def test_wrong_credentials_stop_and_dead_letter_nothing(vendor: FakeVendor) -> None:
@@ -305,10 +313,11 @@ def test_compressed_is_as_good(vendor: FakeVendor) -> None:
     for options in ({"gzip": True}, {"gzip": False}) if takes_it else ({},):
         deliver(build(vendor, **options), [make_event(1)])
 
-    compressed = [request.headers.get("content-encoding") == "gzip" for request in vendor.requests]
+    sent = [request for request in vendor.requests if request.method == "POST"]
+    compressed = [request.headers.get("content-encoding") == "gzip" for request in sent]
     assert compressed == ([True, False] if takes_it else [False])
-    assert [request.raw.startswith(b"\x1f\x8b") for request in vendor.requests] == compressed
-    assert vendor.ids == [make_event(1).id]
+    assert [request.raw.startswith(b"\x1f\x8b") for request in sent] == compressed
+    assert vendor.known == [make_event(1).id]
 
 
 def test_no_log_line_holds_a_secret_or_a_value(vendor: FakeVendor, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -280,10 +280,15 @@ def test_a_dead_letter_can_be_had_back(database: Database, receiver: Receiver) -
 def test_killed_between_request_and_acknowledgement_the_vendor_keeps_each_event_once(
     database: Database, name: str
 ) -> None:
-    """The batch it has stored comes again after kill -9, the same byte for byte, and each row's changes in order."""
+    """
+    The batch it has stored comes again after kill -9, the same byte for byte, and each row's changes in order.
+
+    Unless it can be seen to be there. A vendor that drops no duplicates has some of that batch twice, and no other.
+    """
     database.sql(items.SCHEMA)
     with FAKES[name]() as vendor:
-        entry = {"kind": vendor.kind, **vendor.options, "delivery": {**DELIVERY, "max_batch_events": 4}}
+        delivery = {**DELIVERY, "max_batch_events": 4, "linger_s": 0.1}
+        entry = {"kind": vendor.kind, **vendor.options, "delivery": delivery}
         config = items.config(database, destinations={"vendor": entry})
         for rule in ("items.insert", "items.update"):
             config["track"][rule]["distinct_id"] = "new.id"
@@ -300,11 +305,19 @@ def test_killed_between_request_and_acknowledgement_the_vendor_keeps_each_event_
             job.catch_up()
             assert _dead_letters(job) == []
         sent = [item for request in vendor.requests for item in vendor.items(request)]
-        kept = [item.get("event_properties") or item["properties"] for item in vendor.stored.values()]
+        twice = Counter(vendor.ids) - Counter(vendor.known)
+        assert set(twice) <= (set() if vendor.deduplicates else set(vendor.known[:stored]))
+        kept = [_properties(list(vendor.stored.values())[vendor.ids.index(id)]) for id in vendor.known]
     assert [(item["id"], item["version"]) for item in kept] == [(i, v) for v in (1, 2) for i in range(1, 11)]
-    assert len(sent) > len(kept)
+    assert len(sent) == len(kept) if vendor.looks_first else len(sent) > len(kept)
     by_id: dict[str, dict[str, Any]] = {}
     assert all(item == by_id.setdefault(item[vendor.id_key], item) for item in sent)
+
+
+def _properties(item: dict[str, Any]) -> dict[str, Any]:
+    """An event's, wherever its vendor has them."""
+    found: dict[str, Any] = item.get("event_properties") or item.get("payload", item)["properties"]
+    return found
 
 
 def test_a_vendor_that_dies_is_waited_for(database: Database, receiver: Receiver) -> None:

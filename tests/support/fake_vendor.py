@@ -23,6 +23,16 @@ class FakeVendor(HttpServer):
     """Of a request's body."""
     has_profiles: ClassVar[bool] = False
     """Whether it keeps what is said of persons and groups beside events."""
+    deduplicates: ClassVar[bool] = True
+    """What is sent twice is kept once. Without it an event may be there twice, where an answer was lost."""
+    looks_first: ClassVar[bool] = False
+    """The destination looks whether an event is there before it sends it again, and so sends nothing twice."""
+    needs_somebody: ClassVar[bool] = True
+    """An event without a distinct_id is refused."""
+    summarizes: ClassVar[bool] = False
+    """Tells how many events there were, and not each; `ids` are of those it shows, which a test makes all of few."""
+    passing: ClassVar[frozenset[int]] = frozenset({408, 429, 500, 502, 503})
+    """Statuses after which the same request is to be sent again."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()
@@ -43,6 +53,15 @@ class FakeVendor(HttpServer):
     def ids(self) -> list[str]:
         """Of the events kept, in the order they first came."""
         return [item[self.id_key] for item in list(self.stored.values())]
+
+    @property
+    def known(self) -> list[str]:
+        """`ids`, each once, where it first came."""
+        return list(dict.fromkeys(self.ids))
+
+    def count(self, request: Request) -> int:
+        """How many events a request tells of."""
+        return len(self.items(request))
 
     def items(self, request: Request) -> list[dict[str, Any]]:
         """The events of a request, as the vendor gets them."""

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.support.fake_amplitude import FakeAmplitude
+from tests.support.fake_audit_stream import FakeAuditStream
 from tests.support.fake_mixpanel import FakeMixpanel
+from tests.support.fake_otlp import FakeOtlp
 from tests.support.fake_posthog import FakePostHog
 from tests.support.fake_rudderstack import FakeRudderStack
 from tests.support.fake_segment import FakeSegment
+from tests.support.fake_slack import FakeSlack
 from tests.support.fake_vendor import FakeVendor
 from tests.support.fake_webhook import FakeWebhook
 
@@ -22,4 +25,7 @@ FAKES: dict[str, Callable[[], FakeVendor]] = {
     "rudderstack": FakeRudderStack,
     "amplitude": FakeAmplitude,
     "amplitude-httpapi": partial(FakeAmplitude, api="httpapi"),
+    "otlp": FakeOtlp,
+    "slack": FakeSlack,
+    "audit_stream": FakeAuditStream,
 }

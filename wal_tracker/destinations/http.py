@@ -14,16 +14,17 @@ from __future__ import annotations
 import email.utils
 import gzip as gzip_format
 import ipaddress
+import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timezone
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any, Union
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import requests
 import urllib3
@@ -34,6 +35,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from wal_tracker.destinations.base import BatchRefused
 from wal_tracker.errors import DestinationRefusedUs, DestinationUnavailable
+from wal_tracker.secret import Secret
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
@@ -46,10 +48,14 @@ _REASON_CHARACTERS = 300
 
 TRANSIENT = frozenset({408, 425, 429})
 """Below 500, what passes."""
-# These speak of the content; of every other 4xx (no key, wrong place, wrong method) each event would be as guilty as
-# the next, and dead-lettering a backlog for a rotated key helps nobody.
-_ABOUT_THE_EVENTS = frozenset({400, 409, 413, 422})
+# Of every other 4xx (no key, wrong place, wrong method) each event would be as guilty as the next, and dead-lettering
+# a backlog for a rotated key helps nobody.
+ABOUT_THE_EVENTS = frozenset({400, 409, 413, 422})
+"""What speaks of the content."""
 _NEVER_MENDS = frozenset({501, 505})
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FRAMING = frozenset({"content-length", "host", "transfer-encoding"})
 
 # Where clouds answer with credentials to whoever asks; link-local 169.254.169.254 is refused with its whole network.
 _METADATA = frozenset(
@@ -58,6 +64,10 @@ _METADATA = frozenset(
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 # Prefixes that carry an IPv4 address in their last 32 bits: NAT64 (RFC 6052) and the deprecated IPv4-compatible form.
 _EMBEDDING = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+
+
+class AnswerLost(DestinationUnavailable):
+    """The request went out and no whole answer came back: it may have been processed, or may yet be."""
 
 
 class AddressRefused(Exception):
@@ -154,6 +164,7 @@ class HttpClient:
         secrets: Sequence[str] = (),
         ca_file: str | None = None,
         transient: frozenset[int] = TRANSIENT,
+        refusals: frozenset[int] = ABOUT_THE_EVENTS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -167,6 +178,7 @@ class HttpClient:
             secrets: Texts to be hidden wherever the vendor's words are repeated.
             ca_file: Certificates to trust in place of the usual ones, for a private authority.
             transient: Statuses below 500 after which the same is sent again.
+            refusals: Statuses that refuse what was sent for good, and say nothing of us; they come before all others.
             max_answer_bytes: More of an answer is not read.
             clock: Seconds since the Unix epoch; a test may give its own.
 
@@ -182,7 +194,7 @@ class HttpClient:
         self._url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
         self._guard = guard
         self._timeout = (min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)
-        self._transient, self._max_answer_bytes = transient, max_answer_bytes
+        self._transient, self._refusals, self._max_answer_bytes = transient, refusals, max_answer_bytes
         self._clock = clock
         self._secrets = sorted({*filter(None, secrets), *_secrets_in(url)}, key=len, reverse=True)
         self._session = requests.Session()
@@ -231,6 +243,7 @@ class HttpClient:
 
         Raises:
             DestinationUnavailable: 408, 425, 429, most 5xx, no or half an answer: send it again.
+            AnswerLost: Of those, no or half an answer where the request may have been processed.
             BatchRefused: 400, 409, 413, 422: something in it is refused for good.
             DestinationRefusedUs: Every other status, a certificate that does not hold, an address not allowed.
         """
@@ -238,10 +251,28 @@ class HttpClient:
         if gzip:
             # mtime=0: the same events give the same bytes.
             body, sent["Content-Encoding"] = gzip_format.compress(body, 6, mtime=0), "gzip"
+        return self._ask("POST", self._url, body, sent, judged)
+
+    def get(self, query: Mapping[str, str]) -> Answer:
+        """
+        Read from the same URL.
+
+        Args:
+            query: In place of the URL's own.
+
+        Raises:
+            DestinationUnavailable, BatchRefused, DestinationRefusedUs: As `post`.
+        """
+        url = urlunsplit((*urlsplit(self._url)[:3], urlencode(query), ""))
+        return self._ask("GET", url, None, {}, frozenset())
+
+    def _ask(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], judged: frozenset[int]
+    ) -> Answer:
         deadline = time.monotonic() + self._timeout[1]
         try:
-            with self._session.post(
-                self._url, data=body, headers=sent, timeout=self._timeout, allow_redirects=False, stream=True
+            with self._session.request(
+                method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False, stream=True
             ) as response:
                 answer = Answer(response.status_code, self._read(response, deadline), response.headers)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
@@ -270,7 +301,9 @@ class HttpClient:
     def verdict(self, answer: Answer) -> Exception:
         """What an answer other than 2xx means by its status alone: the exception to raise."""
         status = answer.status
-        said = f"{self.origin} answered {status}{self._reason(answer.body)}"
+        said = f"{self.origin} answered {status}{self.words(answer.body)}"
+        if status in self._refusals:
+            return BatchRefused(f"HTTP {status}{self.words(answer.body)}")
         if status in self._transient or (status >= 500 and status not in _NEVER_MENDS):
             # Without the body: what is retried is logged, and an answer may repeat what was sent.
             return DestinationUnavailable(
@@ -278,8 +311,6 @@ class HttpClient:
                 f"{self.origin} answered {status}",
                 retry_after_s=retry_after_s(answer.headers, self._clock()),
             )
-        if status in _ABOUT_THE_EVENTS:
-            return BatchRefused(f"HTTP {status}{self._reason(answer.body)}")
         if 300 <= status < 400:
             return DestinationRefusedUs(
                 self.name, f"{said}, a redirect, which is not followed; configure the final URL"
@@ -305,20 +336,23 @@ class HttpClient:
                 )
         if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)):
             return DestinationRefusedUs(self.name, f"the URL or a header for {self.origin} cannot be sent")
+        kind: type[DestinationUnavailable] = DestinationUnavailable
         if isinstance(error, requests.exceptions.ConnectTimeout):
             what = f"did not take a connection within {self._timeout[0]:g} s"
         elif isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
-            what = f"did not answer within {self._timeout[1]:g} s"
+            what, kind = f"did not answer within {self._timeout[1]:g} s", AnswerLost
         elif any(isinstance(cause, socket.gaierror) for cause in _causes(error)):
             what = "has a name that does not resolve now"
         elif any(isinstance(cause, ConnectionRefusedError) for cause in _causes(error)):
             what = "refuses connections"
+        elif any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in _causes(error)):
+            what = "cannot be reached"
         else:
-            what = f"cut the connection ({type(_root(error)).__name__})"
-        return DestinationUnavailable(self.name, f"{self.origin} {what}")
+            what, kind = f"cut the connection ({type(_root(error)).__name__})", AnswerLost
+        return kind(self.name, f"{self.origin} {what}")
 
-    def _reason(self, body: bytes) -> str:
-        """The vendor's words, short, printable, and without our secrets."""
+    def words(self, body: bytes) -> str:
+        """The vendor's words after a colon, short, printable, and without our secrets; empty where it says nothing."""
         text = body[: 4 * _REASON_CHARACTERS].decode("utf-8", "replace")
         for secret in self._secrets:
             text = text.replace(secret, "***")
@@ -351,6 +385,7 @@ class HttpOptions:
         headers: Mapping[str, str] | None = None,
         secrets: Sequence[str] = (),
         transient: frozenset[int] = TRANSIENT,
+        refusals: frozenset[int] = ABOUT_THE_EVENTS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> HttpClient:
         """A client with these options; the arguments are `HttpClient`'s."""
@@ -363,6 +398,7 @@ class HttpOptions:
             secrets=secrets,
             ca_file=self.ca_file,
             transient=transient,
+            refusals=refusals,
             max_answer_bytes=max_answer_bytes,
         )
 
@@ -385,6 +421,27 @@ def check_url(url: str) -> str:
         raise ValueError("is not a URL; expected https://host/path")
     shown = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{shown}" + (f":{port}" if port else "")
+
+
+def check_headers(headers: Mapping[str, Secret], *, ours: Collection[str]) -> None:
+    """
+    Check headers of a configuration.
+
+    Args:
+        headers: By name.
+        ours: Lower-case names of those the destination sets by itself, beside those of HTTP's own framing.
+
+    Raises:
+        ValueError: One cannot be sent, or is ours; the text does not repeat its value.
+    """
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"headers: {name!r} is not a header's name")
+        if name.lower() in _FRAMING or name.lower() in ours:
+            raise ValueError(f"headers: {name} is set by wal_tracker")
+        text = value.reveal()
+        if not text.isascii() or not text.isprintable() or text != text.strip():
+            raise ValueError(f"headers: the value of {name} cannot stand in a header")
 
 
 def _secrets_in(url: str) -> set[str]:

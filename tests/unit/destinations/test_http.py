@@ -20,6 +20,7 @@ from wal_tracker.destinations.http import (
     MAX_ANSWER_BYTES,
     AddressGuard,
     AddressRefused,
+    AnswerLost,
     HttpClient,
     check_url,
     retry_after_s,
@@ -214,6 +215,43 @@ def test_a_vendor_may_have_more_statuses_that_pass(server: HttpServer, client: C
         client(server.url(), transient=frozenset({460})).post(b"{}", JSON)
     with pytest.raises(DestinationRefusedUs):
         client(server.url()).post(b"{}", JSON)
+
+
+def test_a_vendor_may_say_of_more_statuses_that_the_content_is_wrong(server: HttpServer, client: Clients) -> None:
+    """OTLP's 500; the vendor's words are the reason."""
+    server.script.append(Reply(500, b"a bad record"))
+
+    with pytest.raises(BatchRefused, match="HTTP 500: a bad record"):
+        client(server.url(), refusals=frozenset({500})).post(b"{}", JSON)
+
+
+@pytest.mark.parametrize("fault", ["close_before_response", "close_after_processing", "truncated_body", "hang"])
+def test_a_request_that_may_have_been_processed_is_told_apart(
+    server: HttpServer, client: Clients, fault: Any
+) -> None:
+    """From one that nobody can have read, because no connection was made."""
+    server.script.append(Reply(fault=fault))
+
+    with pytest.raises(AnswerLost):
+        client(server.url(), timeout_s=0.3).post(b"{}", JSON)
+    server.close()
+    with pytest.raises(DestinationUnavailable) as caught:
+        client(server.url(), timeout_s=0.3).post(b"{}", JSON)
+    assert not isinstance(caught.value, AnswerLost)
+
+
+def test_the_same_url_can_be_read_from(server: HttpServer, client: Clients) -> None:
+    """With a query of its own, and the same meanings."""
+    server.script.extend([Reply(200, b"[]"), Reply(503)])
+    reader = client(server.url("/events?team=1"))
+
+    assert reader.get({"source": "a b&c", "limit": "1"}).body == b"[]"
+    with pytest.raises(DestinationUnavailable):
+        reader.get({})
+
+    first = server.requests[0]
+    assert (first.method, first.path, first.raw) == ("GET", "/events", b"")
+    assert first.query == {"source": ["a b&c"], "limit": ["1"]}
 
 
 # What is sent ----------------------------------------------------------------------------------------
