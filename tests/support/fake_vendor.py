@@ -21,6 +21,10 @@ class FakeVendor(HttpServer):
     """Of a request."""
     max_bytes: int = 64 * 1024 * 1024
     """Of a request's body."""
+    is_about_somebody: ClassVar[bool] = True
+    """Whether it takes no event without a distinct_id."""
+    refuses_with: int = 400
+    """The status of a request refused for what is in it."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()

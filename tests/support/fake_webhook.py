@@ -19,6 +19,7 @@ class FakeWebhook(FakeVendor):
     id_key = "id"
     max_events = 1
     max_bytes = 500_000
+    is_about_somebody = False
 
     @property
     def options(self) -> dict[str, Any]:

@@ -118,6 +118,10 @@ class HttpServer:
         self.stored.setdefault(request.headers.get("webhook-id", request.body), request.body)
         return Reply()
 
+    def aside(self, request: Request) -> Reply | None:
+        """The answer to a request that carries no events, for a token and the like: not scripted, not remembered."""
+        return None
+
     def close(self) -> None:
         """Stop; requests that hang are cut."""
         self.released.set()
@@ -141,6 +145,10 @@ class HttpServer:
             self._answer(handler, Reply(400, b"bad gzip"))
             return
         request = Request(handler.command, parts.path, parse_qs(parts.query), headers, raw, body)
+        aside = self.aside(request)
+        if aside is not None:
+            self._answer(handler, aside)
+            return
         self.requests.append(request)
         if len(body) > self.max_body_bytes:
             self._answer(handler, Reply(413, b"too large"))

@@ -137,7 +137,7 @@ class Answer:
 
 class HttpClient:
     """
-    Posts to one URL. One thread.
+    Posts to one URL, and asks other things of its host. One thread.
 
     No text it makes (errors, repr) holds the URL's path, query or credentials, or a header's value: any of them may
     be a secret.
@@ -185,6 +185,7 @@ class HttpClient:
         self._transient, self._max_answer_bytes = transient, max_answer_bytes
         self._clock = clock
         self._secrets = sorted({*filter(None, secrets), *_secrets_in(url)}, key=len, reverse=True)
+        self._credential = ""
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = ca_file or True
@@ -234,15 +235,44 @@ class HttpClient:
             BatchRefused: 400, 409, 413, 422: something in it is refused for good.
             DestinationRefusedUs: Every other status, a certificate that does not hold, an address not allowed.
         """
+        return self.request("POST", None, body, headers, gzip=gzip, judged=judged)
+
+    def request(
+        self,
+        method: str,
+        target: str | None,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        gzip: bool = False,
+        judged: frozenset[int] = frozenset(),
+    ) -> Answer:
+        """
+        As `post`, with any method and anywhere on the same host.
+
+        Args:
+            method: GET, POST, PUT …
+            target: Path and query, beginning with ``/``; None: the client's own URL.
+            body: None: no body.
+            headers: A credential in Authorization is hidden wherever the vendor's words are repeated.
+            gzip: Compress the body, and declare it so.
+            judged: As `post`.
+
+        Raises:
+            DestinationUnavailable, BatchRefused, DestinationRefusedUs: As `post`.
+        """
         sent = dict(headers)
-        if gzip:
+        self._credential = sent.get("Authorization", "").rpartition(" ")[2]
+        if gzip and body is not None:
             # mtime=0: the same events give the same bytes.
             body, sent["Content-Encoding"] = gzip_format.compress(body, 6, mtime=0), "gzip"
-        deadline = time.monotonic() + self._timeout[1]
+        url = self._url if target is None else self.origin + target
         try:
-            with self._session.post(
-                self._url, data=body, headers=sent, timeout=self._timeout, allow_redirects=False, stream=True
+            with self._session.request(
+                method, url, data=body, headers=sent, timeout=self._timeout, allow_redirects=False, stream=True
             ) as response:
+                # From here: sending a large body may take longer than an answer should.
+                deadline = time.monotonic() + self._timeout[1]
                 answer = Answer(response.status_code, self._read(response, deadline), response.headers)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             # Without its cause: the libraries' texts hold the whole URL.
@@ -320,7 +350,7 @@ class HttpClient:
     def _reason(self, body: bytes) -> str:
         """The vendor's words, short, printable, and without our secrets."""
         text = body[: 4 * _REASON_CHARACTERS].decode("utf-8", "replace")
-        for secret in self._secrets:
+        for secret in filter(None, (self._credential, *self._secrets)):
             text = text.replace(secret, "***")
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_REASON_CHARACTERS]
         return f": {text}" if text else ""
