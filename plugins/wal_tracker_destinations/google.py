@@ -254,11 +254,10 @@ class _OfServiceAccount(_Fetched):
         answer = http.post(form, {"Content-Type": "application/x-www-form-urlencoded"}, judged=judged)
         if answer.status not in judged:
             return answer
-        code, words = _oauth_error(answer.body)
+        code, words = _oauth_error(answer.body.replace(assertion.encode(), b"***"))
         said = f"{http.origin} answered {answer.status}" + (f" ({code})" if code else "")
         if code in _PASSING:
             raise DestinationUnavailable(self._name, said)
-        words = words.replace(assertion, "***")
         raise DestinationRefusedUs(
             self._name,
             f"{said}{': ' + words if words else ''}; check the service account's key (credentials_json), whether it "
