@@ -63,7 +63,8 @@ class BigQuery(HttpBatches):
 
     ``method: stream`` writes within seconds. BigQuery drops a row that comes twice within about a minute, by its
     ``insertId``, as best it can. ``method: load`` writes about once a minute and costs nothing; what a job has loaded
-    is not loaded again, because the job is found by its name. In either case ``id`` tells a row that came twice.
+    is not loaded again after a crash, because the job is found by its name, unless the rules were changed in between
+    or the batch that comes again is shorter. Either way ``id`` tells a row that is there twice.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +104,8 @@ class BigQuery(HttpBatches):
 
     vendor = "BigQuery"
     accepts_raw: ClassVar[bool] = True
-    # 500 rows is what Google recommends; a request may have 10 MB, and so may a row. A table has no order, and the
-    # API takes requests in parallel (its quota is 100 a second and user).
+    # 500 rows is what Google recommends; a request may have 10 MB, and so may a row. A table has no order, and of
+    # parallel requests only the bytes a second are limited.
     limits = Limits(max_batch_events=500, max_batch_bytes=4_000_000, linger_s=0.5, concurrency=4)
     max_event_bytes = 9_000_000
     max_request_bytes = 5_000_000
