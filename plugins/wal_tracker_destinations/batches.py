@@ -138,19 +138,18 @@ class HttpBatches(ABC):
 
     def _fit(self, event: Deliverable) -> list[Item]:
         try:
-            parts = self._parts(event)
+            return [self._written(event, route, document) for route, document in self._parts(event)]
         except RecursionError as error:
             raise Unfit(f"its properties nest too deeply for {self.vendor}") from error
-        items: list[Item] = []
-        for route, document in parts:
-            try:
-                item = Item(event, orjson.dumps(document), route)
-            except orjson.JSONEncodeError as error:
-                raise Unfit(f"it cannot be written as JSON for {self.vendor}: {error}") from error
-            if len(item.body) > self.max_event_bytes:
-                raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
-            items.append(item)
-        return items
+
+    def _written(self, event: Deliverable, route: str, document: dict[str, Any]) -> Item:
+        try:
+            item = Item(event, orjson.dumps(document), route)
+        except orjson.JSONEncodeError as error:
+            raise Unfit(f"it cannot be written as JSON for {self.vendor}: {error}") from error
+        if len(item.body) > self.max_event_bytes:
+            raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
+        return item
 
     def _requests(self, items: Sequence[tuple[int, Item]]) -> Iterator[Sequence[tuple[int, Item]]]:
         """The items in runs that fit a request."""

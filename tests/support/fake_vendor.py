@@ -33,6 +33,8 @@ class FakeVendor(HttpServer):
     """Tells how many events there were, and not each; `ids` are of those it shows, which a test makes all of few."""
     passing: ClassVar[frozenset[int]] = frozenset({408, 429, 500, 502, 503})
     """Statuses after which the same request is to be sent again."""
+    refuses_with: int = 400
+    """The status of a request refused for what is in it."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()

@@ -121,6 +121,9 @@ class HttpServer:
     def follows_script(self, request: Request) -> bool:
         """Whether the script answers this request, as long as it lasts; not so where a vendor is also read from."""
         return True
+    def aside(self, request: Request) -> Reply | None:
+        """The answer to a request that carries no events, for a token and the like: not scripted, not remembered."""
+        return None
 
     def close(self) -> None:
         """Stop; requests that hang are cut."""
@@ -145,6 +148,10 @@ class HttpServer:
             self._answer(handler, Reply(400, b"bad gzip"))
             return
         request = Request(handler.command, parts.path, parse_qs(parts.query), headers, raw, body)
+        aside = self.aside(request)
+        if aside is not None:
+            self._answer(handler, aside)
+            return
         self.requests.append(request)
         if len(body) > self.max_body_bytes:
             self._answer(handler, Reply(413, b"too large"))

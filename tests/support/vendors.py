@@ -7,6 +7,7 @@ from functools import partial
 
 from tests.support.fake_amplitude import FakeAmplitude
 from tests.support.fake_audit_stream import FakeAuditStream
+from tests.support.fake_bigquery import FakeBigQuery
 from tests.support.fake_mixpanel import FakeMixpanel
 from tests.support.fake_otlp import FakeOtlp
 from tests.support.fake_posthog import FakePostHog
@@ -28,4 +29,6 @@ FAKES: dict[str, Callable[[], FakeVendor]] = {
     "otlp": FakeOtlp,
     "slack": FakeSlack,
     "audit_stream": FakeAuditStream,
+    "bigquery": FakeBigQuery,
+    "bigquery-load": partial(FakeBigQuery, method="load"),
 }

@@ -147,7 +147,7 @@ class Answer:
 
 class HttpClient:
     """
-    Posts to one URL. One thread.
+    Posts to one URL, and asks other things of its host. One thread.
 
     No text it makes (errors, repr) holds the URL's path, query or credentials, or a header's value: any of them may
     be a secret.
@@ -197,6 +197,7 @@ class HttpClient:
         self._transient, self._refusals, self._max_answer_bytes = transient, refusals, max_answer_bytes
         self._clock = clock
         self._secrets = sorted({*filter(None, secrets), *_secrets_in(url)}, key=len, reverse=True)
+        self._credential = ""
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = ca_file or True
@@ -247,33 +248,44 @@ class HttpClient:
             BatchRefused: 400, 409, 413, 422: something in it is refused for good.
             DestinationRefusedUs: Every other status, a certificate that does not hold, an address not allowed.
         """
-        sent = dict(headers)
-        if gzip:
-            # mtime=0: the same events give the same bytes.
-            body, sent["Content-Encoding"] = gzip_format.compress(body, 6, mtime=0), "gzip"
-        return self._ask("POST", self._url, body, sent, judged)
+        return self.request("POST", None, body, headers, gzip=gzip, judged=judged)
 
-    def get(self, query: Mapping[str, str]) -> Answer:
+    def request(
+        self,
+        method: str,
+        target: str | None,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        gzip: bool = False,
+        judged: frozenset[int] = frozenset(),
+    ) -> Answer:
         """
-        Read from the same URL.
+        As `post`, with any method and anywhere on the same host.
 
         Args:
-            query: In place of the URL's own.
+            method: GET, POST, PUT …
+            target: Path and query, beginning with ``/``; None: the client's own URL.
+            body: None: no body.
+            headers: A credential in Authorization is hidden wherever the vendor's words are repeated.
+            gzip: Compress the body, and declare it so.
+            judged: As `post`.
 
         Raises:
             DestinationUnavailable, BatchRefused, DestinationRefusedUs: As `post`.
         """
-        url = urlunsplit((*urlsplit(self._url)[:3], urlencode(query), ""))
-        return self._ask("GET", url, None, {}, frozenset())
-
-    def _ask(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], judged: frozenset[int]
-    ) -> Answer:
-        deadline = time.monotonic() + self._timeout[1]
+        sent = dict(headers)
+        self._credential = sent.get("Authorization", "").rpartition(" ")[2]
+        if gzip and body is not None:
+            # mtime=0: the same events give the same bytes.
+            body, sent["Content-Encoding"] = gzip_format.compress(body, 6, mtime=0), "gzip"
+        url = self._url if target is None else self.origin + target
         try:
             with self._session.request(
-                method, url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False, stream=True
+                method, url, data=body, headers=sent, timeout=self._timeout, allow_redirects=False, stream=True
             ) as response:
+                # From here: sending a large body may take longer than an answer should.
+                deadline = time.monotonic() + self._timeout[1]
                 answer = Answer(response.status_code, self._read(response, deadline), response.headers)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             # Without its cause: the libraries' texts hold the whole URL.
@@ -281,6 +293,18 @@ class HttpClient:
         if 200 <= answer.status < 300 or answer.status in judged:
             return answer
         raise self.verdict(answer)
+
+    def get(self, query: Mapping[str, str]) -> Answer:
+        """
+        Read from the client's own URL.
+
+        Args:
+            query: In place of the URL's own.
+
+        Raises:
+            DestinationUnavailable, BatchRefused, DestinationRefusedUs: As `post`.
+        """
+        return self.request("GET", f"{urlsplit(self._url).path}?{urlencode(query)}", None, {})
 
     def close(self) -> None:
         """Let go of the connection; calling it twice is harmless."""
@@ -354,7 +378,7 @@ class HttpClient:
     def words(self, body: bytes) -> str:
         """The vendor's words after a colon, short, printable, and without our secrets; empty where it says nothing."""
         text = body[: 4 * _REASON_CHARACTERS].decode("utf-8", "replace")
-        for secret in self._secrets:
+        for secret in filter(None, (self._credential, *self._secrets)):
             text = text.replace(secret, "***")
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_REASON_CHARACTERS]
         return f": {text}" if text else ""

@@ -609,3 +609,26 @@ def test_an_answer_in_drops_is_left_when_its_time_is_over(client: Clients) -> No
         thread.join(10)
         listener.close()
     assert time.monotonic() - begun < 5
+
+
+def test_other_things_may_be_asked_of_the_same_host(server: HttpServer, client: Clients) -> None:
+    """Any method, path and query, with or without a body; the rules are the same."""
+    vendor = client(server.url("/events?key=1"))
+
+    assert vendor.request("GET", "/jobs/7?location=EU", None, {}).status == 200
+    assert vendor.request("PUT", "/jobs/7", b"{}", JSON).status == 200
+    server.script.append(Reply(503))
+    with pytest.raises(DestinationUnavailable):
+        vendor.request("GET", "/jobs/7", None, {})
+
+    first, second, _ = server.requests
+    assert (first.method, first.path, first.query, first.body) == ("GET", "/jobs/7", {"location": ["EU"]}, b"")
+    assert (second.method, second.path, second.query, second.body) == ("PUT", "/jobs/7", {}, b"{}")
+
+
+def test_a_requests_own_credential_is_hidden_too(server: HttpServer, client: Clients) -> None:
+    """A token that was fetched is as secret as one that was configured."""
+    server.script.append(Reply(401, b"no such token: ya29.secret"))
+
+    with pytest.raises(DestinationRefusedUs, match=r"no such token: \*\*\*"):
+        client(server.url()).post(b"{}", {**JSON, "Authorization": "Bearer ya29.secret"})
