@@ -41,8 +41,13 @@ class Item:
     event: Deliverable
     body: bytes
 
+    @property
+    def size(self) -> int:
+        """Bytes, as the vendor counts them."""
+        return len(self.body)
 
-class HttpBatches(ABC):
+
+class Batches(ABC):
     """Makes items of events, sorts out what the vendor would not keep, and sends the rest in as few requests as go."""
 
     limits: Limits
@@ -53,18 +58,6 @@ class HttpBatches(ABC):
     """A larger item is a dead letter."""
     max_request_bytes: int
     """Of a body, before compression."""
-
-    def __init__(self, name: str, http: HttpClient) -> None:
-        """
-        Args:
-            name: The entry's key in the configuration.
-            http: To the vendor's one URL.
-        """
-        self.name, self._http = name, http
-
-    def open(self, mark: Mark | None) -> None:  # noqa: ARG002 - the vendor keeps what it has
-        """Refuse an address that is not allowed before the first event."""
-        self._http.check_address()
 
     def deliver(self, batch: Sequence[Deliverable]) -> Receipt:
         """Send what the vendor would keep; name what it would not, and what must come again."""
@@ -94,12 +87,8 @@ class HttpBatches(ABC):
             outcomes.update((index, again) for index, _ in request)
         return Receipt(outcomes)
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._http.close()
-
     @abstractmethod
-    def _item(self, event: Deliverable) -> dict[str, Any]:
+    def _fit(self, event: Deliverable) -> Item:
         """
         The event as the vendor wants it.
 
@@ -119,17 +108,22 @@ class HttpBatches(ABC):
             DestinationUnavailable, DestinationRefusedUs, BatchRefused: As `deliver`; nothing of the items was stored.
         """
 
-    def _fit(self, event: Deliverable) -> Item:
-        item = Item(event, orjson.dumps(self._item(event)))
-        if len(item.body) > self.max_event_bytes:
-            raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
+    def _within(self, item: Item) -> Item:
+        """
+        The same item.
+
+        Raises:
+            Unfit: It is larger than the vendor takes.
+        """
+        if item.size > self.max_event_bytes:
+            raise Unfit(f"it is {item.size} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
         return item
 
     def _requests(self, items: Sequence[tuple[int, Item]]) -> Iterator[Sequence[tuple[int, Item]]]:
         """The items in runs that fit a request."""
         begin = size = 0
         for end, (_, item) in enumerate(items):
-            more = len(item.body) + 1
+            more = item.size + 1
             if end > begin and size + more > self.max_request_bytes - _ENVELOPE_BYTES:
                 yield items[begin:end]
                 begin, size = end, 0
@@ -176,9 +170,51 @@ class HttpBatches(ABC):
         return event.name
 
 
+class HttpBatches(Batches):
+    """The same over one URL, with events as JSON objects."""
+
+    def __init__(self, name: str, http: HttpClient) -> None:
+        """
+        Args:
+            name: The entry's key in the configuration.
+            http: To the vendor's one URL.
+        """
+        self.name, self._http = name, http
+
+    def open(self, mark: Mark | None) -> None:  # noqa: ARG002 - the vendor keeps what it has
+        """Refuse an address that is not allowed before the first event."""
+        self._http.check_address()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._http.close()
+
+    @abstractmethod
+    def _item(self, event: Deliverable) -> dict[str, Any]:
+        """
+        The event as the vendor wants it.
+
+        Raises:
+            Unfit: The vendor would not keep it.
+        """
+
+    def _fit(self, event: Deliverable) -> Item:
+        return self._within(Item(event, orjson.dumps(self._item(event))))
+
+
 def epoch_ms(event: Deliverable) -> int:
     """
     When it happened, in whole milliseconds since 1970; what is finer is cut off, the same way each time.
+
+    Raises:
+        Unfit: The rule's `timestamp` gave a text that is not RFC 3339.
+    """
+    return epoch_us(event) // 1000
+
+
+def epoch_us(event: Deliverable) -> int:
+    """
+    When it happened, in whole microseconds since 1970; what is finer is cut off.
 
     Raises:
         Unfit: The rule's `timestamp` gave a text that is not RFC 3339.
@@ -191,7 +227,7 @@ def epoch_ms(event: Deliverable) -> int:
             match = None
     if not match:
         raise Unfit("its timestamp is not RFC 3339 (2026-01-02T03:04:05Z); mend the rule's `timestamp`")
-    return int(seconds) * 1000 + int(((match[3] or "") + "000")[:3])
+    return int(seconds) * 1_000_000 + int(((match[3] or "") + "000000")[:6])
 
 
 def vendor_url(given: str, regions: Mapping[str, str], path: str) -> str:

@@ -283,7 +283,8 @@ def test_killed_between_request_and_acknowledgement_the_vendor_keeps_each_event_
     """The batch it has stored comes again after kill -9, the same byte for byte, and each row's changes in order."""
     database.sql(items.SCHEMA)
     with FAKES[name]() as vendor:
-        entry = {"kind": vendor.kind, **vendor.options, "delivery": {**DELIVERY, "max_batch_events": 4}}
+        delivery = {**DELIVERY, "max_batch_events": 4, "linger_s": 0.2}
+        entry = {"kind": vendor.kind, **vendor.options, "delivery": delivery}
         config = items.config(database, destinations={"vendor": entry})
         for rule in ("items.insert", "items.update"):
             config["track"][rule]["distinct_id"] = "new.id"

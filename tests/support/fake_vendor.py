@@ -21,6 +21,10 @@ class FakeVendor(HttpServer):
     """Of a request."""
     max_bytes: int = 64 * 1024 * 1024
     """Of a request's body."""
+    needs_person: ClassVar[bool] = True
+    """Whether it takes no event without a distinct_id."""
+    looks_inside: ClassVar[bool] = True
+    """Whether it may refuse an event for what it holds, or its size; False: it keeps files, and no event is refused."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()
@@ -41,6 +45,10 @@ class FakeVendor(HttpServer):
     def items(self, request: Request) -> list[dict[str, Any]]:
         """The events of a request, as the vendor gets them."""
         raise NotImplementedError
+
+    def refusal(self, text: bytes = b"") -> Reply:
+        """How it refuses a request for what is in it, with words of its own."""
+        return Reply(400, text)
 
     def basic(self, request: Request) -> str:
         """User and password of a request, with a colon between; empty without."""

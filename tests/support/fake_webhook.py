@@ -18,6 +18,7 @@ class FakeWebhook(FakeVendor):
     kind = "webhook"
     id_key = "id"
     max_events = 1
+    needs_person = False
     max_bytes = 500_000
 
     @property

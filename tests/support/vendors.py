@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.support.fake_amplitude import FakeAmplitude
+from tests.support.fake_aws import FakeS3, FakeSns, FakeSqs
 from tests.support.fake_mixpanel import FakeMixpanel
 from tests.support.fake_posthog import FakePostHog
 from tests.support.fake_rudderstack import FakeRudderStack
@@ -21,4 +22,7 @@ FAKES: dict[str, Callable[[], FakeVendor]] = {
     "rudderstack": FakeRudderStack,
     "amplitude": FakeAmplitude,
     "amplitude-httpapi": partial(FakeAmplitude, api="httpapi"),
+    "s3": FakeS3,
+    "sqs": FakeSqs,
+    "sns": FakeSns,
 }
