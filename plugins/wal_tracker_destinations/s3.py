@@ -36,8 +36,15 @@ _MAX_KEY_BYTES = 1024
 # Two LSNs, a digest and an ending.
 _NAME_BYTES = 16 + 1 + 16 + 1 + 32 + len(".jsonl.gz")
 
+# Half of what a delivery holds by default (max_queue_bytes): with a batch that is larger, reading would pause for it.
+_OBJECT_BYTES = 4 * 1024 * 1024
+
 # An event's JSON is seldom smaller, so that bytes, not a count, end a batch.
 _SMALL_EVENT_BYTES = 256
+
+
+def _limits(object_bytes: int) -> Limits:
+    return Limits(max_batch_events=object_bytes // _SMALL_EVENT_BYTES, max_batch_bytes=object_bytes, linger_s=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ class S3(Batches):
         """JSON lines, or Parquet with zstd (`pip install 'wal_tracker[parquet]'`)."""
         compression: Literal["gzip", "none"] = "gzip"
         """Of JSON lines."""
-        object_bytes: int = 4 * 1024 * 1024
+        object_bytes: int = _OBJECT_BYTES
         """Of a batch's events as JSON, before compression; an object is no larger."""
 
         def __post_init__(self) -> None:
@@ -89,6 +96,7 @@ class S3(Batches):
                 raise ValueError(f"object_bytes must be from 1024 to {1 << 28}")
 
     vendor = "S3"
+    limits = _limits(_OBJECT_BYTES)
     accepts_raw: ClassVar[bool] = True
 
     def __init__(self, name: str, config: Config) -> None:
@@ -101,11 +109,7 @@ class S3(Batches):
             PluginError: The library that writes Parquet is not installed.
         """
         self.name, self.config = name, config
-        self.limits = Limits(
-            max_batch_events=config.object_bytes // _SMALL_EVENT_BYTES,
-            max_batch_bytes=config.object_bytes,
-            linger_s=5.0,
-        )
+        self.limits = _limits(config.object_bytes)
         if config.format == "parquet":
             try:
                 import pyarrow.parquet  # noqa: F401 - an extra of its own, and large

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from wal_tracker_destinations.aws import AwsClient, AwsOptions
-from wal_tracker_destinations.sqs import MessageOptions, Messages
+from wal_tracker_destinations.sqs import MessageOptions, Messages, message_limits
 
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):\d{12}:[A-Za-z0-9_-]{1,256}(?:\.fifo)?")
 
@@ -42,6 +42,7 @@ class Sns(Messages):
                 raise ValueError(f"max_message_bytes must be from 1024 to {1024 * 1024}")
 
     vendor = "SNS"
+    limits = message_limits(256 * 1024)
     operation = "publish_batch"
     target_parameter, entries_parameter, body_parameter = "TopicArn", "PublishBatchRequestEntries", "Message"
 

@@ -31,6 +31,17 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 _GROUP_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 
 
+def message_limits(max_message_bytes: int, *, fifo: bool = False) -> Limits:
+    """The limits of a queue or topic that takes messages of so many bytes."""
+    # A batch may take ten requests, one after the other. A standard queue promises no order and takes any number of
+    # requests at once; in a FIFO the messages of a group would overtake each other.
+    return Limits(
+        max_batch_events=10 * _MAX_ENTRIES,
+        max_batch_bytes=max(max_message_bytes, 256 * 1024),
+        concurrency=1 if fifo else 4,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageOptions(AwsOptions):
     """The options of what takes messages."""
@@ -84,13 +95,7 @@ class Messages(Batches):
         self.name, self._aws, self._target, self._group = name, aws, target, config.group
         self._fifo = target.endswith(".fifo")
         self.max_event_bytes = self.max_request_bytes = max_message_bytes
-        # Several requests: a batch may lead to ten of them, one after the other. A standard queue promises no order
-        # and takes any number of requests at once; a FIFO's groups would overtake each other.
-        self.limits = Limits(
-            max_batch_events=10 * _MAX_ENTRIES,
-            max_batch_bytes=max(max_message_bytes, 256 * 1024),
-            concurrency=1 if self._fifo else 4,
-        )
+        self.limits = message_limits(max_message_bytes, fifo=self._fifo)
 
     def open(self, mark: Mark | None) -> None:  # noqa: ARG002 - the vendor keeps what it has
         """Find credentials."""
@@ -193,6 +198,7 @@ class Sqs(Messages):
                 raise ValueError(f"max_message_bytes must be from 1024 to {_MIB}")
 
     vendor = "SQS"
+    limits = message_limits(_MIB)
     operation = "send_message_batch"
     target_parameter, entries_parameter, body_parameter = "QueueUrl", "Entries", "MessageBody"
 
