@@ -47,8 +47,13 @@ class Item:
     route: str = ""
     """Where it goes, for a vendor that takes events and profiles at different places."""
 
+    @property
+    def size(self) -> int:
+        """Bytes, as the vendor counts them."""
+        return len(self.body)
 
-class HttpBatches(ABC):
+
+class Batches(ABC):
     """Makes items of events, sorts out what the vendor would not keep, and sends the rest in as few requests as go."""
 
     limits: Limits
@@ -59,18 +64,6 @@ class HttpBatches(ABC):
     """A larger item is a dead letter."""
     max_request_bytes: int
     """Of a body, before compression."""
-
-    def __init__(self, name: str, http: HttpClient) -> None:
-        """
-        Args:
-            name: The entry's key in the configuration.
-            http: To the vendor's one URL.
-        """
-        self.name, self._http = name, http
-
-    def open(self, mark: Mark | None) -> None:  # noqa: ARG002 - the vendor keeps what it has
-        """Refuse an address that is not allowed before the first event."""
-        self._http.check_address()
 
     def deliver(self, batch: Sequence[Deliverable]) -> Receipt:
         """Send what the vendor would keep; name what it would not, and what must come again."""
@@ -102,27 +95,14 @@ class HttpBatches(ABC):
                 _note(outcomes, index, again)
         return Receipt(outcomes)
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._http.close()
-
     @abstractmethod
-    def _item(self, event: Deliverable) -> dict[str, Any]:
+    def _fit(self, event: Deliverable) -> Sequence[Item]:
         """
-        The event as the vendor wants it.
+        The event as the vendor wants it: one item, or several in the order they are to be taken.
 
         Raises:
             Unfit: The vendor would not keep it.
         """
-
-    def _parts(self, event: Deliverable) -> Iterator[tuple[str, dict[str, Any]]]:
-        """
-        Every item the event is, each with its `Item.route`, in the order they are to be taken; by default the one.
-
-        Raises:
-            Unfit: As `_item`.
-        """
-        yield "", self._item(event)
 
     @abstractmethod
     def _send(self, items: Sequence[Item]) -> Mapping[int, Outcome]:
@@ -136,26 +116,22 @@ class HttpBatches(ABC):
             DestinationUnavailable, DestinationRefusedUs, BatchRefused: As `deliver`; nothing of the items was stored.
         """
 
-    def _fit(self, event: Deliverable) -> list[Item]:
-        try:
-            return [self._written(event, route, document) for route, document in self._parts(event)]
-        except RecursionError as error:
-            raise Unfit(f"its properties nest too deeply for {self.vendor}") from error
+    def _within(self, item: Item) -> Item:
+        """
+        The same item.
 
-    def _written(self, event: Deliverable, route: str, document: dict[str, Any]) -> Item:
-        try:
-            item = Item(event, orjson.dumps(document), route)
-        except orjson.JSONEncodeError as error:
-            raise Unfit(f"it cannot be written as JSON for {self.vendor}: {error}") from error
-        if len(item.body) > self.max_event_bytes:
-            raise Unfit(f"it is {len(item.body)} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
+        Raises:
+            Unfit: It is larger than the vendor takes.
+        """
+        if item.size > self.max_event_bytes:
+            raise Unfit(f"it is {item.size} bytes; {self.vendor} takes no event above {self.max_event_bytes}")
         return item
 
     def _requests(self, items: Sequence[tuple[int, Item]]) -> Iterator[Sequence[tuple[int, Item]]]:
         """The items in runs that fit a request."""
         begin = size = 0
         for end, (_, item) in enumerate(items):
-            more = len(item.body) + 1
+            more = item.size + 1
             if end > begin and size + more > self.max_request_bytes - _ENVELOPE_BYTES:
                 yield items[begin:end]
                 begin, size = end, 0
@@ -214,6 +190,56 @@ class HttpBatches(ABC):
         return event.name
 
 
+class HttpBatches(Batches):
+    """The same over one URL, with events as JSON objects."""
+
+    def __init__(self, name: str, http: HttpClient) -> None:
+        """
+        Args:
+            name: The entry's key in the configuration.
+            http: To the vendor's one URL.
+        """
+        self.name, self._http = name, http
+
+    def open(self, mark: Mark | None) -> None:  # noqa: ARG002 - the vendor keeps what it has
+        """Refuse an address that is not allowed before the first event."""
+        self._http.check_address()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._http.close()
+
+    @abstractmethod
+    def _item(self, event: Deliverable) -> dict[str, Any]:
+        """
+        The event as the vendor wants it.
+
+        Raises:
+            Unfit: The vendor would not keep it.
+        """
+
+    def _parts(self, event: Deliverable) -> Iterator[tuple[str, dict[str, Any]]]:
+        """
+        Every item the event is, each with its `Item.route`, in the order they are to be taken; by default the one.
+
+        Raises:
+            Unfit: As `_item`.
+        """
+        yield "", self._item(event)
+
+    def _fit(self, event: Deliverable) -> Sequence[Item]:
+        try:
+            return [self._written(event, route, document) for route, document in self._parts(event)]
+        except RecursionError as error:
+            raise Unfit(f"its properties nest too deeply for {self.vendor}") from error
+
+    def _written(self, event: Deliverable, route: str, document: dict[str, Any]) -> Item:
+        try:
+            return self._within(Item(event, orjson.dumps(document), route))
+        except orjson.JSONEncodeError as error:
+            raise Unfit(f"it cannot be written as JSON for {self.vendor}: {error}") from error
+
+
 def is_profile_only(event: Deliverable) -> bool:
     """Whether it tells of no happening: all it has is what it says of a person or a group."""
     return (
@@ -245,6 +271,16 @@ def epoch_ms(event: Deliverable) -> int:
         Unfit: The rule's `timestamp` gave a text that is not RFC 3339.
     """
     return epoch_ns(event) // 1_000_000
+
+
+def epoch_us(event: Deliverable) -> int:
+    """
+    When it happened, in whole microseconds since 1970; what is finer is cut off.
+
+    Raises:
+        Unfit: As `epoch_ms`.
+    """
+    return epoch_ns(event) // 1000
 
 
 def epoch_ns(event: Deliverable) -> int:

@@ -227,8 +227,9 @@ def test_a_poisoned_event_among_good_ones_is_the_only_dead_letter(vendor: FakeVe
 
     delivery, letters = deliver(build(vendor), events)
 
-    assert vendor.ids == [event.id for event in events if event.id not in vendor.poison]
-    assert [letter.id for letter in letters] == [events[2].id, events[5].id]
+    refused = vendor.poison if vendor.looks_inside else set()
+    assert vendor.ids == [event.id for event in events if event.id not in refused]
+    assert [letter.id for letter in letters] == [event.id for event in events if event.id in refused]
     assert all(letter.reason for letter in letters)
     assert delivery.position().lsn == LSN(10_000_000)
 
@@ -236,14 +237,16 @@ def test_a_poisoned_event_among_good_ones_is_the_only_dead_letter(vendor: FakeVe
 def test_an_event_that_is_too_large_goes_nowhere_and_takes_nothing_with_it(vendor: FakeVendor) -> None:
     """It is a dead letter alone, before or after it was sent."""
     destination = build(vendor)
-    size = int(getattr(destination, "max_event_bytes", vendor.max_bytes))
+    # Where files are kept nothing is too large; larger than a batch then.
+    largest = vendor.max_bytes if vendor.looks_inside else destination.limits.max_batch_bytes
+    size = int(getattr(destination, "max_event_bytes", largest))
     events = [make_event(1), make_event(2, properties={"text": "x" * size}), make_event(3)]
-    fit = events if vendor.summarizes else [events[0], events[2]]
 
     _, letters = deliver(destination, events)
 
-    assert vendor.ids == ids(fit)
-    assert [letter.id for letter in letters] == ([] if vendor.summarizes else [events[1].id])
+    refused = events[1:2] if vendor.looks_inside and not vendor.summarizes else []
+    assert vendor.ids == [event.id for event in events if event not in refused]
+    assert [letter.id for letter in letters] == ids(refused)
 
 
 def test_an_event_about_nobody_is_never_given_to_somebody(vendor: FakeVendor) -> None:
@@ -280,11 +283,11 @@ def test_no_request_is_beyond_the_vendors_limits(vendor: FakeVendor, size: int) 
 
     assert letters == []
     assert vendor.summarizes or vendor.ids == ids(events)
-    counts = [vendor.count(request) for request in vendor.requests if request.method == "POST"]
+    counts = [vendor.count(request) for request in vendor.requests if request.method != "GET"]
     assert sum(counts) == count
     assert max(counts) <= min(vendor.max_events, limits.max_batch_events)
     assert max(len(request.body) for request in vendor.requests) <= vendor.max_bytes
-    assert vendor.max_events == 1 or len(vendor.requests) <= 6
+    assert len(vendor.requests) <= 6 + count // vendor.max_events
 
 
 def test_wrong_credentials_stop_and_dead_letter_nothing(vendor: FakeVendor) -> None:
@@ -319,10 +322,12 @@ def test_compressed_is_as_good(vendor: FakeVendor) -> None:
     for options in ({"gzip": True}, {"gzip": False}) if takes_it else ({},):
         deliver(build(vendor, **options), [make_event(1)])
 
-    sent = [request for request in vendor.requests if request.method == "POST"]
+    sent = [request for request in vendor.requests if request.method != "GET"]
     compressed = [request.headers.get("content-encoding") == "gzip" for request in sent]
     assert compressed == ([True, False] if takes_it else [False])
-    assert [request.raw.startswith(b"\x1f\x8b") for request in sent] == compressed
+    # A file may be compressed by itself: its name says so.
+    if vendor.looks_inside:
+        assert [request.raw.startswith(b"\x1f\x8b") for request in sent] == compressed
     assert vendor.known == [make_event(1).id]
 
 
@@ -331,8 +336,7 @@ def test_no_log_line_holds_a_secret_or_a_value(vendor: FakeVendor, caplog: pytes
     canary = "canary-7f3a"
     secrets = [canary, *TestVendors.secrets]
     told = " ".join(secrets).encode()
-    refused = Reply(vendor.refuses_with, told)
-    vendor.script.extend([Reply(500, told), Reply(fault="close_before_response"), refused, refused])
+    vendor.script.extend([Reply(500, told), Reply(fault="close_before_response"), *[vendor.refusal(told)] * 2])
 
     with caplog.at_level(logging.DEBUG):
         deliver(build(vendor), [make_event(1, properties={"note": canary})])

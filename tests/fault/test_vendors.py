@@ -287,7 +287,7 @@ def test_killed_between_request_and_acknowledgement_the_vendor_keeps_each_event_
     """
     database.sql(items.SCHEMA)
     with FAKES[name]() as vendor:
-        delivery = {**DELIVERY, "max_batch_events": 4, "linger_s": 0.1}
+        delivery = {**DELIVERY, "max_batch_events": 4, "linger_s": 0.2}
         entry = {"kind": vendor.kind, **vendor.options, "delivery": delivery}
         config = items.config(database, destinations={"vendor": entry})
         for rule in ("items.insert", "items.update"):

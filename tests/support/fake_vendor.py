@@ -35,6 +35,8 @@ class FakeVendor(HttpServer):
     """Statuses after which the same request is to be sent again."""
     refuses_with: int = 400
     """The status of a request refused for what is in it."""
+    looks_inside: ClassVar[bool] = True
+    """Whether it may refuse an event for what it holds, or its size; False: it keeps files, and no event is refused."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()
@@ -76,6 +78,9 @@ class FakeVendor(HttpServer):
     def learn_group(self, kind: str, which: str, traits: dict[str, Any]) -> None:
         """Set a group's traits."""
         self.groups.setdefault((kind, which), {}).update(traits)
+    def refusal(self, text: bytes = b"") -> Reply:
+        """How it refuses a request for what is in it, with words of its own."""
+        return Reply(self.refuses_with, text)
 
     def basic(self, request: Request) -> str:
         """User and password of a request, with a colon between; empty without."""

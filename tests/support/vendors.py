@@ -8,6 +8,7 @@ from functools import partial
 from tests.support.fake_amplitude import FakeAmplitude
 from tests.support.fake_audit_stream import FakeAuditStream
 from tests.support.fake_bigquery import FakeBigQuery
+from tests.support.fake_aws import FakeS3, FakeSns, FakeSqs
 from tests.support.fake_mixpanel import FakeMixpanel
 from tests.support.fake_otlp import FakeOtlp
 from tests.support.fake_posthog import FakePostHog
@@ -31,4 +32,7 @@ FAKES: dict[str, Callable[[], FakeVendor]] = {
     "audit_stream": FakeAuditStream,
     "bigquery": FakeBigQuery,
     "bigquery-load": partial(FakeBigQuery, method="load"),
+    "s3": FakeS3,
+    "sqs": FakeSqs,
+    "sns": FakeSns,
 }
