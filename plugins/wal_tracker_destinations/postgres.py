@@ -18,8 +18,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any, ClassVar
 
 import orjson
@@ -33,6 +31,7 @@ from wal_tracker.errors import DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.model import Deliverable, RawChange
 from wal_tracker.secret import Secret
 from wal_tracker_destinations.batches import Unfit, epoch_ms
+from wal_tracker_destinations.statements import read_statement, schema_and_name
 
 logger = logging.getLogger("wal_tracker.destinations.postgres")
 
@@ -111,9 +110,10 @@ class Postgres:
                 raise ValueError(
                     "dsn is not a PostgreSQL connection string; write postgresql://user@host:5432/database"
                 ) from None
-            names = self.table.split(".")
-            if len(names) != 2 or not all(names) or "\0" in self.table:
-                raise ValueError("table must be schema.name")
+            try:
+                names = schema_and_name(self.table)
+            except ValueError as error:
+                raise ValueError(f"table {error}") from error
             if any(len(name.encode()) > _MAX_NAME_BYTES for name in names):
                 raise ValueError(f"table: PostgreSQL's names have at most {_MAX_NAME_BYTES} bytes")
             if names[1] == POSITION_TABLE:
@@ -131,7 +131,7 @@ class Postgres:
             config: See there.
         """
         self.name, self.config = name, config
-        schema, table = config.table.split(".")
+        schema, table = schema_and_name(config.table)
         self._own = {(schema, table), (schema, POSITION_TABLE)}
         self._names = {"table": sql.Identifier(schema, table), "position": sql.Identifier(schema, POSITION_TABLE)}
         self._where = _described(config.dsn.reveal())
@@ -240,7 +240,7 @@ class Postgres:
             names = {key: sql.SQL(name.as_string(connection).replace("%", "%%")) for key, name in self._names.items()}
 
             def run(script: str, **values: Any) -> list[tuple[Any, ...]]:
-                statements = sql.SQL(_read(script)).format(**names)
+                statements = sql.SQL(read_statement(f"table/{script}")).format(**names)
                 cursor.execute(statements, {"destination": self.name, "relation": self.config.table, **values})
                 return cursor.fetchall() if cursor.description else []
 
@@ -369,15 +369,6 @@ def _document(event: Deliverable) -> str:
 
 def _mark(id: str, batches: int, commit_lsn: str | None) -> Mark:
     return {"id": id, "batches": batches, "commit_lsn": commit_lsn}
-
-
-@cache
-def _read(script: str) -> str:
-    """A file of sql/table, without the comment it begins with."""
-    lines = files("wal_tracker.sql").joinpath(f"table/{script}").read_text("utf-8").splitlines()
-    while lines[0].startswith("--"):
-        del lines[0]
-    return "\n".join(lines)
 
 
 def _cut(line: socket.socket) -> None:

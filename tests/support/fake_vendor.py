@@ -17,6 +17,8 @@ class FakeVendor(HttpServer):
     """The destination that speaks to it."""
     id_key: ClassVar[str]
     """Under which an item has its id."""
+    needs_distinct_id: ClassVar[bool] = True
+    """Whether an event about nobody is refused."""
     max_events: ClassVar[int] = 1_000_000
     """Of a request."""
     max_bytes: int = 64 * 1024 * 1024

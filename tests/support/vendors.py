@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tests.support.fake_amplitude import FakeAmplitude
+from tests.support.fake_clickhouse import FakeClickHouse
 from tests.support.fake_mixpanel import FakeMixpanel
 from tests.support.fake_posthog import FakePostHog
 from tests.support.fake_rudderstack import FakeRudderStack
@@ -20,5 +21,6 @@ FAKES: dict[str, Callable[[], FakeVendor]] = {
     "segment": FakeSegment,
     "rudderstack": FakeRudderStack,
     "amplitude": FakeAmplitude,
+    "clickhouse": FakeClickHouse,
     "amplitude-httpapi": partial(FakeAmplitude, api="httpapi"),
 }
