@@ -31,7 +31,7 @@ from wal_tracker_destinations.statements import read_statement, schema_and_name
 
 logger = logging.getLogger("wal_tracker.destinations.clickhouse")
 
-# https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
+# See: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 # What passes whatever the status: time-outs, lines, quota, too many queries or parts, memory, disk, Keeper, replicas,
 # a table that is read-only for a while, and an insert of which nobody knows whether it is in.
 _PASSES = frozenset(
@@ -39,11 +39,11 @@ _PASSES = frozenset(
     | {279, 285, 286, 319, 364, 394, 425, 439, 999}
 )
 # What speaks of a row: a text, date, number or UUID that cannot be parsed, a constraint, a size.
-_ABOUT_THE_EVENTS = frozenset({6, 25, 26, 27, 33, 38, 41, 53, 69, 72, 117, 131, 321, 349, 376, 407, 469})
-# What speaks of us though its status is 500: no such column, a user that may only read, a setting that is not to be had.
+_ABOUT_THE_EVENTS = frozenset({6, 25, 26, 27, 38, 41, 53, 69, 72, 117, 131, 321, 349, 376, 407, 469})
+# What speaks of us though its status is 500: no such column, a user that may only read, a setting that is not allowed.
 _ABOUT_US = frozenset({16, 20, 164, 195, 291, 392, 452})
 
-_NAME_OF_ERROR = re.compile(rb"\(([A-Z][A-Z0-9_]+)\)")
+_NAME_OF_ERROR = re.compile(rb"\(([A-Z][A-Z0-9_]+)\) \(version ")
 
 # All but redirects, which are nobody's answer.
 _JUDGED = frozenset(range(400, 600))
@@ -183,7 +183,7 @@ class ClickHouse(HttpBatches):
         }
 
     def _send(self, items: Sequence[Item]) -> Mapping[int, Outcome]:
-        # The server's digest of a block would do, were it not for the order of columns and a default that changes.
+        # Of the ids, so that it does not hang on what a version of ClickHouse takes into its own digest of a block.
         token = hashlib.sha256(",".join(item.event.id for item in items).encode()).hexdigest()
         statement = read_statement("clickhouse/insert.sql").replace("{token}", token).replace("{table}", self._table)
         self._post(b"\n".join([statement.encode(), *(item.body for item in items), b""]))

@@ -147,7 +147,8 @@ class Postgres:
         Raises:
             DestinationRefusedUs: The table is missing, is not ours to write, or has lost what it was given.
         """
-        self._mark = mark
+        # One without is another kind of destination's, which had this name before.
+        self._mark = mark if mark is not None and "batches" in mark else None
         try:
             self._connect()
         except DestinationUnavailable as error:
@@ -180,7 +181,7 @@ class Postgres:
                 events=len(documents),
                 commit_lsn=last.source["commit_lsn"],
                 event_id=last.id,
-                timeout_ms=str(int(self.config.request_timeout_s * 1000)),
+                timeout_ms=str(max(1, int(self.config.request_timeout_s * 1000))),  # 0 would be none
             )
             # Before it is committed: what is written to a table that went back would hide that it did.
             id, before, commit_lsn = found[0]

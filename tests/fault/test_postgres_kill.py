@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -37,20 +38,23 @@ def _rows(target: Database) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "moment", ["before_destination", "after_destination_before_state", "after_state_before_confirm"]
+    ("moment", "passages"),
+    [("before_destination", (3, 2)), ("after_destination_before_state", (3, 2)), ("after_state_before_confirm", (1, 1))],
 )
 def test_killed_between_request_and_acknowledgement_each_event_is_one_row(
-    database: Database, target: Database, moment: str
+    database: Database, target: Database, moment: str, passages: tuple[int, int]
 ) -> None:
     """What the table has comes again after kill -9; the rows add up to the tracked table, in order."""
     database.sql(items.SCHEMA)
     with Job(_config(database, target)) as job:
         job.apply()
-        with items.Writers(database) as writers:
-            for count in (3, 2):
-                process = job.start(failpoints=f"{moment}=kill@{count}")
-                assert process.wait(60) != 0
-            writers.stop()
+        for passage in passages:
+            with items.Writers(database, threads=2, seed=passage) as writers:
+                wait_until(lambda: database.sql("select count(*) > 100 from items") == [(True,)])
+                writers.stop()
+            process = job.start("run", "--until-caught-up", failpoints=f"{moment}=kill@{passage}")
+            assert process.wait(60) == -signal.SIGKILL, job.log_text()
+            database.sql("delete from items")
         job.catch_up()
         items.judge(database, _rows(target))
         assert [row["id"] for row in _rows(target)] == [event["id"] for event in job.lines()]

@@ -22,6 +22,7 @@ from wal_tracker.model import RawChange
 from wal_tracker.testing import make_event
 
 TABLE = "default.wal_tracker_events"
+COLUMNS = "toString(event_id), event, distinct_id, toString(occurred_at), toString(commit_lsn), source, properties"
 
 # In a process of its own: the engine brings threads, signal handlers and 170 MB. It imports pyarrow for results of a
 # kind nobody asks for here.
@@ -111,8 +112,7 @@ def test_the_engine_takes_what_is_sent_and_keeps_each_event_once(
         tmp_path,
         [
             *_statements(recorder.requests),
-            "select toString(event_id), event, distinct_id, toString(occurred_at), toString(commit_lsn), source, "
-            f"properties from {TABLE} final order by commit_lsn",
+            f"select {COLUMNS} from {TABLE} final order by commit_lsn",
             f"select toUInt32(count()) from {TABLE}",
             f"select toUInt32(count()) from {TABLE} final",
             f"show create table {TABLE}",

@@ -337,7 +337,7 @@ def test_a_standby_is_waited_out_and_named(standby: Server) -> None:
         database.drop()
 
 
-def test_a_name_that_the_server_lacks_quietly_is_an_outage(database: Database) -> None:
+def test_a_server_that_is_not_there_is_an_outage(database: Database) -> None:
     """A server that is not there is no reason not to start: the first batch waits for it."""
     destination = make(f"{database.dsn} host=127.0.0.1 port=1")
 
@@ -423,6 +423,12 @@ def test_a_table_that_goes_back_under_a_running_process_is_noticed_by_the_next_b
         with pytest.raises(DestinationRefusedUs, match="not the one"):
             destination.deliver([make_event(4)])
     assert len(ids(database)) == 3
+
+
+def test_a_mark_of_another_kind_is_none_of_ours(database: Database) -> None:
+    """A name in the configuration may have been a file's before."""
+    with opened(database.dsn, {"inode": 7, "offset": 0}) as destination:
+        assert not destination.deliver([make_event(1)]).outcomes
 
 
 def test_its_own_table_never_feeds_itself(database: Database) -> None:
