@@ -4,8 +4,6 @@ A table in any PostgreSQL that holds every event once.
 A batch and how far the table is are one transaction: an event is a row by its id, however often it comes. What the
 table has is compared with what it was given, on every connection and in every batch, so a table that went back (a
 backup, a standby promoted without its last transactions, another database) is told, not written on.
-
-See: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from typing import Any, ClassVar
 
 import orjson
 import psycopg2
-import psycopg2.errorcodes
 import psycopg2.extensions
 from psycopg2 import sql
 
@@ -30,6 +27,7 @@ from wal_tracker.destinations.base import BatchRefused, Limits, Mark, Outcome, R
 from wal_tracker.errors import DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.model import Deliverable, RawChange
 from wal_tracker.secret import Secret
+from wal_tracker_destinations import sqlstate
 from wal_tracker_destinations.batches import Unfit, epoch_ms
 from wal_tracker_destinations.statements import read_statement, schema_and_name
 
@@ -52,21 +50,6 @@ _BOUNDS: Mapping[str, str] = {
 # The server ends a statement by itself first; so much later we no longer believe in the server.
 _GRACE_S = 5.0
 
-# How SQLSTATEs begin that pass: the line, a lack of memory, disk or connections, a lock, a deadlock, a server that
-# goes down or comes up, an I/O error, a time-out. 25006: a standby, and after a failover the next connection may reach
-# the primary.
-_PASSES = ("08", "40001", "40P01", "53", "55P03", "57", "58030", "25006", "25P03", "25P04")
-# Those that speak of a row: its values, a constraint, a limit, a trigger that raises.
-_ABOUT_THE_EVENTS = ("22", "23", "54", "P0001")
-# These name things of the database, not what is in them, so their words may be repeated.
-_SHOWN = ("28", "3D", "3F", "42", "25", "53", "55", "57")
-
-# While a connection is being made libpq gives no SQLSTATE, only the server's words. All else it says then passes.
-_NOT_FOR_US = re.compile(
-    r"authentication failed|no password supplied|pg_hba\.conf|(?:role|database) \".*\" does not exist"
-    r"|not permitted to log in|permission denied|not currently accepting|certificate|does not support SSL"
-    r"|channel binding|invalid (?:connection option|port|sslmode)"
-)
 # `\u0000` in JSON, and not the end of an escaped backslash.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -266,7 +249,7 @@ class Postgres:
         try:
             yield
         except (psycopg2.Error, OSError) as error:
-            verdict = self._verdict(error)
+            verdict = sqlstate.verdict(self.name, self._where, error)
             if not isinstance(verdict, BatchRefused):
                 # The next attempt begins with a new connection, and perhaps on another server.
                 self.close()
@@ -274,28 +257,6 @@ class Postgres:
             raise verdict from None
 
     # What it means -------------------------------------------------------------------------------
-
-    def _verdict(self, error: Exception) -> Exception:
-        """What an error means, by its SQLSTATE; without one, by libpq's words."""
-        code = getattr(error, "pgcode", None) or ""
-        if not code:
-            text = " ".join(str(error).split()) or "the connection is closed"
-            if _NOT_FOR_US.search(text):
-                return DestinationRefusedUs(self.name, f"{self._where}: {text}; check the dsn and what it may do there")
-            return DestinationUnavailable(self.name, f"{self._where}: {text}")
-        diagnosis = error.diag  # type: ignore[attr-defined]
-        said = _named(code)
-        if code.startswith(_ABOUT_THE_EVENTS):
-            named = [f"{kind} {getattr(diagnosis, f'{kind}_name')}" for kind in ("constraint", "column")
-                     if getattr(diagnosis, f"{kind}_name")]  # fmt: skip
-            return BatchRefused(f"PostgreSQL refuses it: {', '.join([said, *named])}")
-        if code.startswith(_SHOWN):
-            said += f": {diagnosis.message_primary}"
-        if code.startswith(_PASSES):
-            if code == "25006":
-                said += "; if it stays so, dsn names a standby: name the primary"
-            return DestinationUnavailable(self.name, f"{self._where}: {said}")
-        return DestinationRefusedUs(self.name, f"{self._where}: {said}; {_remedy(code)}")
 
     def _check(self, id: str, batches: int) -> None:
         """
@@ -384,23 +345,3 @@ def _described(dsn: str) -> str:
     parts = psycopg2.extensions.parse_dsn(dsn)
     host, port = parts.get("host", "localhost"), parts.get("port", "5432")
     return f"postgresql://{host}:{port}/{parts.get('dbname', parts.get('user', ''))}"
-
-
-def _named(code: str) -> str:
-    """An SQLSTATE with its name."""
-    try:
-        return f"{code} {psycopg2.errorcodes.lookup(code).lower()}"
-    except KeyError:
-        return code
-
-
-def _remedy(code: str) -> str:
-    if code == "42501":
-        return "grant its role select and insert on the table, and select, insert and update on wal_tracker_position"
-    if code.startswith("3F"):
-        return "create the schema"
-    if code.startswith("42"):
-        return "the table must have the columns and the primary key of sql/table/create.sql"
-    if code.startswith(("28", "3D")):
-        return "check the dsn and what its role may do there"
-    return "see the server's log"

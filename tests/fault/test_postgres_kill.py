@@ -39,7 +39,11 @@ def _rows(target: Database) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("moment", "passages"),
-    [("before_destination", (3, 2)), ("after_destination_before_state", (3, 2)), ("after_state_before_confirm", (1, 1))],
+    [
+        ("before_destination", (3, 2)),
+        ("after_destination_before_state", (3, 2)),
+        ("after_state_before_confirm", (1, 1)),
+    ],
 )
 def test_killed_between_request_and_acknowledgement_each_event_is_one_row(
     database: Database, target: Database, moment: str, passages: tuple[int, int]
