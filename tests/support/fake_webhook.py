@@ -17,6 +17,7 @@ class FakeWebhook(FakeVendor):
 
     kind = "webhook"
     id_key = "id"
+    needs_somebody = False
     max_events = 1
     max_bytes = 500_000
     needs_somebody = False

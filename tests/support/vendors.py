@@ -7,8 +7,9 @@ from functools import partial
 
 from tests.support.fake_amplitude import FakeAmplitude
 from tests.support.fake_audit_stream import FakeAuditStream
-from tests.support.fake_bigquery import FakeBigQuery
 from tests.support.fake_aws import FakeS3, FakeSns, FakeSqs
+from tests.support.fake_bigquery import FakeBigQuery
+from tests.support.fake_clickhouse import FakeClickHouse
 from tests.support.fake_mixpanel import FakeMixpanel
 from tests.support.fake_otlp import FakeOtlp
 from tests.support.fake_posthog import FakePostHog
@@ -26,6 +27,7 @@ FAKES: dict[str, Callable[[], FakeVendor]] = {
     "segment": FakeSegment,
     "rudderstack": FakeRudderStack,
     "amplitude": FakeAmplitude,
+    "clickhouse": FakeClickHouse,
     "amplitude-httpapi": partial(FakeAmplitude, api="httpapi"),
     "otlp": FakeOtlp,
     "slack": FakeSlack,
