@@ -39,6 +39,7 @@ from wal_tracker.pipeline import Pipeline, Source, Stats
 from wal_tracker.replay import deliver_letters
 from wal_tracker.rules.check import Problem, check
 from wal_tracker.rules.engine import RuleSet
+from wal_tracker.rules.shape import Shape
 from wal_tracker.secret import Secret
 from wal_tracker.source import catalog, setup, switch
 from wal_tracker.source import slot as slots
@@ -171,6 +172,8 @@ class Sinks:
                 name="stdout", kind="stdout", filter=("*",), options={}, delivery=config.delivery, path="destinations"
             )
             self.events = [(entry, given.get("stdout") or build_destination(entry))]
+        hash_key = config.hash_key.reveal().encode() if config.hash_key else None
+        self._shapes = {entry.name: Shape.of(entry, hash_key) for entry, _ in (*self.events, *self.raw)}
 
     def channels(self, state: StateStore, position: LSN) -> list[Channel]:
         """
@@ -190,6 +193,7 @@ class Sinks:
                     delivery=Delivery(entry.name, destination, delivery_settings(entry), state),
                     start=max(position, cursor.lsn) if cursor else position,
                     raw=entry.name.startswith(RAW),
+                    shape=self._shapes[entry.name],
                 )
             )
         return channels

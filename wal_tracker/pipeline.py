@@ -33,7 +33,7 @@ from wal_tracker.destinations.base import Mark
 from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Change, Commit, Event, Item, Message, NoEvent, RowEvent, Transaction
+from wal_tracker.model import Change, Commit, Deliverable, Event, Item, Message, NoEvent, RowEvent, Transaction
 from wal_tracker.replay import Replay
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
@@ -509,18 +509,26 @@ class Pipeline:
                 channel.delivery.reached(handed)
                 continue
             if boundary == len(pending):
-                channel.delivery.offer(pending, handed, int(item_bytes * boundary) + 1)
+                self._offer(channel, pending, handed, int(item_bytes * boundary) + 1)
                 channel.pending, channel.boundary = [], 0
                 continue
             if boundary:
-                channel.delivery.offer(pending[:boundary], handed, int(item_bytes * boundary) + 1)
+                self._offer(channel, pending[:boundary], handed, int(item_bytes * boundary) + 1)
                 channel.pending, channel.boundary = pending[boundary:], 0
             else:
                 channel.delivery.reached(handed)
             open_events = len(channel.pending)
             if inside and (open_events >= MAX_OPEN_EVENTS or open_events * item_bytes >= MAX_OPEN_BYTES):
-                channel.delivery.offer(channel.pending, None, int(item_bytes * open_events) + 1)
+                self._offer(channel, channel.pending, None, int(item_bytes * open_events) + 1)
                 channel.pending = []
+
+    def _offer(self, channel: Channel, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int) -> None:
+        if channel.shape is not None:
+            events, letters = channel.shaped(events)
+            if letters:
+                self.stats.rule_errors += len(letters)
+                self._state.add(letters)
+        channel.delivery.offer(events, end_lsn, wire_bytes)
 
     def _idle(self) -> None:
         """Nothing came: WAL without anything for us is progress too, or the slot would hold it for ever."""

@@ -8,6 +8,7 @@ it is durable and the position that covers it is stored.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.delivery import Delivery
 from wal_tracker.errors import DecodeError, RuleEvaluationError
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction
+from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction, Value
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
 from wal_tracker.state.base import Cursor, DeadLetter, StateStore
@@ -56,7 +57,7 @@ class Replay:
         self._rules = rules
         self._reader = reader
         self._router = router
-        self._deliveries = router.deliveries
+        self._channels = {channel.config.name: channel for channel in router.channels}
         self._letters: list[DeadLetter] = []
         self._waiting: list[_Waiting] = []
 
@@ -82,7 +83,7 @@ class Replay:
             self._letters.append(letter)
             size += len(letter.payload)
         for name, events in offers.items():
-            delivery = self._deliveries[name]
+            delivery = self._channels[name].delivery
             # A boundary, so that the mark of what is written now is stored with a position that covers it.
             delivery.offer(events, delivery.told, size)
             self._waiting.append(_Waiting(delivery, delivery.offered))
@@ -113,19 +114,30 @@ class Replay:
 
     def _deliverables(self, letter: DeadLetter) -> list[tuple[str, Deliverable]]:
         """What is to be sent for a letter, and where."""
-        if letter.kind == "rejected":
-            if letter.destination not in self._deliveries:
+        if letter.destination:
+            channel = self._channels.get(letter.destination)
+            if channel is None:
                 raise RuleEvaluationError(
                     rule=letter.rule,
                     reason=f"{letter.reason} (no destination {letter.destination!r} is configured now)",
                 )
-            return [(letter.destination, _stored(letter))]
+            stored = _stored(letter)
+            if letter.kind == "rejected":
+                return [(letter.destination, stored)]
+            # The destination's own `when` or lists failed on it.
+            made = stored if channel.shape is None else channel.shape(stored)
+            return [] if made is None else [(letter.destination, made)]
         event, rule = self._evaluated(letter)
         if event is None:
             return []
         router = self._router
-        channels = router.matching(event.name) if rule is None else router.of_rule(rule, event.name)
-        return [(channel.config.name, event) for channel in channels]
+        found: list[tuple[str, Deliverable]] = []
+        for channel in router.matching(event.name) if rule is None else router.of_rule(rule, event.name):
+            events, letters = channel.shaped([event])
+            if letters:
+                self._state.add(letters)
+            found += [(channel.config.name, made) for made in events]
+        return found
 
     def _evaluated(self, letter: DeadLetter) -> tuple[Event | None, CompiledRule | None]:
         """The rule of a rule error, tried anew."""
@@ -148,7 +160,8 @@ class Replay:
 
 def _stored(letter: DeadLetter) -> Deliverable:
     """A rejected event as it was sent."""
-    document = orjson.loads(letter.payload)
+    # Every digit of a number stays as it was, also where the event is written anew.
+    document = json.loads(letter.payload, parse_float=_number, parse_int=_number)
     if "event" not in document:
         source = {key: document.get(key) for key in ("op", "schema", "table", "commit_lsn", "ordinal", "xid")}
         return RawChange(letter.id, letter.event, letter.commit_time, document, source)
@@ -162,6 +175,10 @@ def _stored(letter: DeadLetter) -> Deliverable:
     )
     event.keep_json(letter.payload)
     return event
+
+
+def _number(digits: str) -> Value:
+    return int(digits) if digits.lstrip("-").isdigit() and len(digits) < 19 else orjson.Fragment(digits)
 
 
 def _message(letter: DeadLetter) -> Message:

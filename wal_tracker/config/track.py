@@ -177,7 +177,7 @@ class _Rule:
             name=settings["name"].text() if "name" in settings else None,
             event=event.text() if cond is None and event is not None else None,
             properties=properties,
-            cond=_expression(cond) if cond is not None else None,
+            cond=read_expression(cond) if cond is not None else None,
             blocks=blocks,
             when=_optional(settings.get("when")),
             distinct_id=_optional(settings.get("distinct_id")),
@@ -207,7 +207,7 @@ class _Rule:
                 yield name, {}
 
     def _add_missing(self, cond: Reader, blocks: dict[str, Mapping[str, Expression]]) -> None:
-        for match in _EVENT_REFERENCE.finditer(_expression(cond).source):
+        for match in _EVENT_REFERENCE.finditer(read_expression(cond).source):
             name = match[1] or match[2] or match[3]
             if name not in blocks:
                 blocks[name] = {}
@@ -236,14 +236,14 @@ def _block(entry: Reader, name: str) -> Mapping[str, Expression]:
 
 
 def _properties(entry: Reader) -> Mapping[str, Expression]:
-    return {name: _expression(value) for name, value in entry.entries()}
+    return {name: read_expression(value) for name, value in entry.entries()}
 
 
 def _optional(entry: Reader | None) -> Expression | None:
-    return None if entry is None or entry.is_null else _expression(entry)
+    return None if entry is None or entry.is_null else read_expression(entry)
 
 
-def _expression(entry: Reader) -> Expression:
+def read_expression(entry: Reader) -> Expression:
     """A scalar as CEL: text as it is; numbers, true, false and null of the file are the same in CEL."""
     node = entry.node
     if not isinstance(node, yaml.Scalar):

@@ -324,7 +324,7 @@ class Delivery:
 
     def _bury(self, refused: Sequence[tuple[Deliverable, str]]) -> None:
         """Dead letters, on disk before this returns."""
-        self._dead_letters.add([_dead_letter(event, self.name, reason) for event, reason in refused])
+        self._dead_letters.add([dead_letter(event, self.name, reason) for event, reason in refused])
         self._buried += len(refused)
         logger.warning(
             "events were refused and are now dead letters (`wal_tracker dlq list`)",
@@ -358,7 +358,16 @@ class Delivery:
             self._backoff.reset()
 
 
-def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLetter:
+def dead_letter(event: Deliverable, destination: str, reason: str, *, rule: str = "") -> DeadLetter:
+    """
+    The letter of an event a destination does not get.
+
+    Args:
+        event: As it is to be replayed.
+        destination: Its name.
+        reason: Why; without values.
+        rule: What of the configuration could not be evaluated; empty: the destination refused it.
+    """
     source = event.source
     table = f"{source['schema']}.{source['table']}" if "table" in source else f"message.{source.get('prefix', '')}"
     try:
@@ -368,8 +377,8 @@ def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLette
     return DeadLetter(
         id=event.id,
         destination=destination,
-        kind="rejected",
-        rule="",
+        kind="rule" if rule else "rejected",
+        rule=rule,
         event=event.name,
         table=table,
         commit_lsn=LSN.parse(source["commit_lsn"]),
