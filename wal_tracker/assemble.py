@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 from wal_tracker.channels import Channel
 from wal_tracker.config.model import Config, DestinationConfig
+from wal_tracker.config.reload import with_new_options
 from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.outbox import OutboxDecoder
@@ -199,6 +200,11 @@ class Sinks:
         return channels
 
     @property
+    def destinations(self) -> dict[str, Destination]:
+        """By the names the state store knows them under."""
+        return {entry.name: destination for entry, destination in (*self.events, *self.raw)}
+
+    @property
     def names(self) -> list[str]:
         """Under which the state store knows them."""
         return [entry.name for entry, _ in (*self.events, *self.raw)]
@@ -243,6 +249,7 @@ class Run:
         apply_first: bool = False,
         until_caught_up: bool = False,
         destinations: Mapping[str, Destination] | None = None,
+        reread: Callable[[], Config] | None = None,
     ) -> None:
         """
         Args:
@@ -251,11 +258,14 @@ class Run:
             until_caught_up: `run` ends when everything committed by now is delivered.
             destinations: Take these instead of what the configuration names; each is opened and closed once for every
                 pipeline.
+            reread: Reads the configuration again, for `reload`; may raise ConfigError.
         """
         self._config = config
         self._apply_first = apply_first
         self._until_caught_up = until_caught_up
         self._given = destinations
+        self._reread = reread
+        self._reload_asked = False
         self._stack = ExitStack()
         self._source = ExitStack()
         self._types = TypeCatalog()
@@ -302,6 +312,17 @@ class Run:
         self._stopping = True
         self.pipeline.stop()
 
+    def reload(self) -> None:
+        """
+        Ask `run` to read the configuration again and to go over to the destinations' new options.
+
+        Nothing is lost or sent twice for it. What else has changed waits for a restart, and is named in the log; a
+        configuration that cannot be used changes nothing. Safe from a signal handler and from any thread.
+        """
+        self._reload_asked = True
+        if "pipeline" in vars(self):
+            self.pipeline.reload()
+
     @property
     def stats(self) -> Stats:
         """What went through since the start, in all pipelines."""
@@ -326,6 +347,27 @@ class Run:
             for statement in setup.apply(setup.desired(config)):
                 logger.info("executed", extra={"statement": statement})
         self._choose()
+
+    def _take_over(self, channels: Sequence[Channel]) -> None:
+        """What `reload` asks for, between two bursts of the pipeline."""
+        self._reload_asked = False
+        if self._reread is None:
+            return
+        try:
+            config, changed = with_new_options(self._config, self._reread())
+            made = Sinks(config, self._given).destinations
+        except (ConfigError, PluginError) as error:
+            logger.error("the configuration cannot be used; going on as before", extra={"reason": str(error)})
+            return
+        if changed:
+            logger.warning(
+                "more has changed in the configuration than options of destinations: restart to apply",
+                extra={"changed": ", ".join(changed)},
+            )
+        self._config = config
+        for channel in channels:
+            if channel.config.name not in (self._given or {}):
+                channel.delivery.replace(made[channel.config.name])
 
     # Which side ----------------------------------------------------------------------------------
 
@@ -582,7 +624,10 @@ class Run:
             until=until,
             reader=build_reader(self._config, self._types),
             ending=ending,
+            on_reload=self._take_over,
         )
+        if self._reload_asked:
+            self.pipeline.reload()
 
     def _begin_at(
         self, settings: SourceSettings, server: slots.ServerIdentity, status: slots.SlotStatus | None

@@ -18,7 +18,7 @@ import gc
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -152,6 +152,7 @@ class Pipeline:
         until: LSN | None = None,
         reader: ChangeReader | None = None,
         ending: Ending | None = None,
+        on_reload: Callable[[Sequence[Channel]], None] | None = None,
     ) -> None:
         """
         Args:
@@ -164,6 +165,7 @@ class Pipeline:
             until: Stop once everything up to here is durable; None: run until stopped.
             reader: Reads stored changes; with it, dead letters that are marked for it are delivered on the way.
             ending: Knows the last transaction that is ours; `run` returns once it is durable everywhere.
+            on_reload: Called on the thread of `run`, between two bursts, after `reload` was.
         """
         self._source = source
         self._rules = rules
@@ -192,11 +194,18 @@ class Pipeline:
         self._next_replay = 0.0
         # Not an Event: setting one in a signal handler can wait for a lock the interrupted code holds.
         self._stopping = False
+        self._on_reload = on_reload
+        self._reload_asked = False
         self._wake: SimpleQueue[None] = SimpleQueue()
 
     def stop(self) -> None:
         """Ask the loop to drain and return. Safe from a signal handler and from any thread."""
         self._stopping = True
+        self._wake.put(None)
+
+    def reload(self) -> None:
+        """Ask the loop to call `on_reload`. Safe from a signal handler and from any thread."""
+        self._reload_asked = True
         self._wake.put(None)
 
     @property
@@ -557,12 +566,20 @@ class Pipeline:
 
     def _tick(self, *, now: bool = False) -> None:
         """Store and confirm what has become durable, at most once per `checkpoint_interval_s`."""
-        self._raise_failure()
+        self._attend()
         clock = time.monotonic()
         if not now and clock - self._last_checkpoint < self._settings.checkpoint_interval_s:
             return
         self._last_checkpoint = clock
         self._advance()
+
+    def _attend(self) -> None:
+        """What other threads and signals want of the loop."""
+        self._raise_failure()
+        if self._reload_asked:
+            self._reload_asked = False
+            if self._on_reload is not None:
+                self._on_reload(self._channels)
 
     def _raise_failure(self) -> None:
         for channel in self._channels:
@@ -615,7 +632,7 @@ class Pipeline:
         deadline = time.monotonic() + seconds
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
             self._pause(min(left, self._settings.checkpoint_interval_s))
-            self._raise_failure()
+            self._attend()
             self.save()
 
     def _pause(self, seconds: float) -> None:

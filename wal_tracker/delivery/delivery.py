@@ -21,7 +21,7 @@ import orjson
 from wal_tracker.delivery.backoff import Backoff
 from wal_tracker.delivery.queue import Batch, Queue
 from wal_tracker.destinations.base import BatchRefused, Destination, Mark, Outcome, Rejected
-from wal_tracker.errors import DestinationUnavailable
+from wal_tracker.errors import DestinationError, DestinationUnavailable
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
@@ -62,8 +62,8 @@ class Delivery:
     """
     Queue and thread of one destination.
 
-    `offer`, `reached`, `position`, `held_bytes`, `failure`, `stop` and `abort` are called from the pipeline's
-    thread and never wait for the destination (`stop` and `abort` wait within their bounds).
+    `offer`, `reached`, `position`, `held_bytes`, `failure`, `replace`, `stop` and `abort` are called from the
+    pipeline's thread and never wait for the destination (`stop` and `abort` wait within their bounds).
     """
 
     def __init__(
@@ -76,13 +76,11 @@ class Delivery:
             settings: See there.
             dead_letters: Where refused events go.
         """
-        limits = destination.limits
         self.name = name
-        self._destination = destination
         self._dead_letters = dead_letters
-        self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
-        self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
-        self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
+        self._settings = settings
+        self._take(destination)
+        self._replacement: Destination | None = None
         self._backoff = Backoff(settings.retry_base_s, settings.retry_cap_s)
         self._queue = self._new_queue(LSN(0))
         self._changed = threading.Condition()
@@ -125,6 +123,19 @@ class Delivery:
         # A daemon: a destination that hangs must not keep the process after its deadline.
         self._thread = threading.Thread(target=self._run, name=f"delivery-{self.name}", daemon=True)
         self._thread.start()
+
+    def replace(self, destination: Destination) -> None:
+        """
+        Deliver to another object from now on: the same vendor by newer options.
+
+        Takes effect between two requests, also while one is being tried again; what was taken by then is not sent
+        again for it. The old object is closed, the new one opened with the mark as it is; where that fails the old one
+        is opened again, and a log line says so.
+        """
+        with self._changed:
+            # One that was still waiting has never been open.
+            self._replacement = destination
+            self._changed.notify()
 
     def offer(self, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int) -> None:
         """
@@ -212,6 +223,48 @@ class Delivery:
 
     # The thread ----------------------------------------------------------------------------------
 
+    def _take(self, destination: Destination) -> None:
+        """Deliver to this object, within its limits."""
+        limits, settings = destination.limits, self._settings
+        self._destination = destination
+        self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
+        self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
+        self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
+
+    def _swap(self) -> bool:
+        """Go over to the replacement, if there is one, and say whether we did; called between two requests."""
+        with self._changed:
+            new, self._replacement = self._replacement, None
+        if new is None:
+            return False
+        old = self._destination
+        old.close()
+        try:
+            opened = new.open(self._mark)
+        except DestinationError as error:
+            logger.error(
+                "a destination cannot be opened with its new options; going on with those before",
+                extra={"destination": self.name, "reason": error.message},
+            )
+            new.close()
+            opened = old.open(self._mark)
+        else:
+            with self._changed:
+                self._take(new)
+                self._queue.limit(max_events=self._max_events, max_bytes=self._max_bytes)
+            logger.info("a destination goes on with its new options", extra={"destination": self.name})
+        if opened is not None:
+            self._mark = opened
+        return self._destination is new
+
+    def _within_limits(self, piece: Sequence[Deliverable]) -> list[Sequence[Deliverable]]:
+        """Events that were cut for one object, as another one takes them."""
+        size = sum(len(event.to_json()) for event in piece)
+        if len(piece) == 1 or (len(piece) <= self._max_events and size <= self._max_bytes):
+            return [piece]
+        half = len(piece) // 2
+        return [*self._within_limits(piece[:half]), *self._within_limits(piece[half:])]
+
     def _new_queue(self, position: LSN) -> Queue:
         return Queue(position, max_events=self._max_events, max_bytes=self._max_bytes)
 
@@ -230,27 +283,38 @@ class Delivery:
 
     def _next(self) -> Batch | None:
         """Wait for a batch that is full or has lingered long enough; None: it is time to leave."""
-        with self._changed:
-            while True:
-                if self._aborted.is_set():
-                    raise _Aborted
-                if self._queue.events:
-                    wait = self._queue.oldest + self._linger_s - time.monotonic()
-                    if (
-                        wait <= 0
-                        or self._leaving.is_set()
-                        or self._queue.events >= self._max_events
-                        or self._queue.wire_bytes >= self._max_bytes
-                    ):
-                        break
-                    self._changed.wait(wait)
-                elif self._leaving.is_set():
-                    return None
-                else:
-                    self._changed.wait()
-            chunks = self._queue.front()
-        # Outside the lock: this is where events become JSON.
-        return self._queue.cut(chunks)
+        while True:
+            self._swap()
+            with self._changed:
+                ready = self._wait_for_batch()
+                chunks = self._queue.front() if ready else []
+            if chunks:
+                # Outside the lock: this is where events become JSON.
+                return self._queue.cut(chunks)
+            if ready is None:
+                return None
+
+    def _wait_for_batch(self) -> bool | None:
+        """Whether there is one; False: there is a replacement to go over to; None: it is time to leave."""
+        while True:
+            if self._aborted.is_set():
+                raise _Aborted
+            if self._replacement is not None:
+                return False
+            if self._queue.events:
+                wait = self._queue.oldest + self._linger_s - time.monotonic()
+                if (
+                    wait <= 0
+                    or self._leaving.is_set()
+                    or self._queue.events >= self._max_events
+                    or self._queue.wire_bytes >= self._max_bytes
+                ):
+                    return True
+                self._changed.wait(wait)
+            elif self._leaving.is_set():
+                return None
+            else:
+                self._changed.wait()
 
     def _deliver(self, batch: Batch) -> None:
         """Send a batch until every event of it is durable or a dead letter; then move the position."""
@@ -261,6 +325,8 @@ class Delivery:
         while pieces:
             if self._aborted.is_set():
                 raise _Aborted
+            if self._swap():
+                pieces = [part for piece in pieces for part in self._within_limits(piece)]
             piece = pieces[0]
             hit("before_destination")
             try:
@@ -346,7 +412,9 @@ class Delivery:
                 "retry_in_s": round(wait_s, 3),
             },
         )
-        if self._aborted.wait(wait_s):
+        with self._changed:
+            self._changed.wait_for(lambda: self._aborted.is_set() or self._replacement is not None, wait_s)
+        if self._aborted.is_set():
             raise _Aborted
 
     def _taken(self) -> None:
