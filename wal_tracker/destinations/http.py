@@ -17,7 +17,9 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timezone
 from http.cookiejar import DefaultCookiePolicy
@@ -49,6 +51,21 @@ TRANSIENT = frozenset({408, 425, 429})
 # These speak of the content; of every other 4xx (no key, wrong place, wrong method) each event would be as guilty as
 # the next, and dead-lettering a backlog for a rotated key helps nobody.
 _ABOUT_THE_EVENTS = frozenset({400, 409, 413, 422})
+# Which headers may be shown with their values; every other one may be, or hold, a credential.
+_SHOWN_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "retry-after",
+        "user-agent",
+        "webhook-id",
+        "webhook-timestamp",
+    }
+)
 _NEVER_MENDS = frozenset({501, 505})
 
 # Where clouds answer with credentials to whoever asks; link-local 169.254.169.254 is refused with its whole network.
@@ -133,6 +150,33 @@ class Answer:
     """The beginning of it; see `HttpClient`."""
     headers: Mapping[str, str]
     """Whatever case a name is asked for in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and what came of it, to be shown: no credential is in it, nor what of the URL may be one."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    """Before compression."""
+    answer: Answer | None
+    failure: str = ""
+    """Why there was no answer."""
+
+
+_observer: ContextVar[Callable[[Exchange], None] | None] = ContextVar("observer", default=None)
+
+
+@contextmanager
+def observed(observer: Callable[[Exchange], None]) -> Iterator[None]:
+    """Call `observer` with every exchange of every client on this thread, until the block is left."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 class HttpClient:
@@ -234,7 +278,7 @@ class HttpClient:
             BatchRefused: 400, 409, 413, 422: something in it is refused for good.
             DestinationRefusedUs: Every other status, a certificate that does not hold, an address not allowed.
         """
-        sent = dict(headers)
+        sent, plain = dict(headers), body
         if gzip:
             # mtime=0: the same events give the same bytes.
             body, sent["Content-Encoding"] = gzip_format.compress(body, 6, mtime=0), "gzip"
@@ -245,8 +289,11 @@ class HttpClient:
             ) as response:
                 answer = Answer(response.status_code, self._read(response, deadline), response.headers)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            failure = self._failure(error)
+            self._tell(plain, sent, None, str(failure))
             # Without its cause: the libraries' texts hold the whole URL.
-            raise self._failure(error) from None
+            raise failure from None
+        self._tell(plain, sent, answer)
         if 200 <= answer.status < 300 or answer.status in judged:
             return answer
         raise self.verdict(answer)
@@ -254,6 +301,27 @@ class HttpClient:
     def close(self) -> None:
         """Let go of the connection; calling it twice is harmless."""
         self._session.close()
+
+    def _tell(self, body: bytes, headers: Mapping[str, str], answer: Answer | None, failure: str = "") -> None:
+        """Show the exchange to who watches, if somebody does."""
+        observer = _observer.get()
+        if observer is None:
+            return
+        every = {**self._session.headers, **headers}
+        if self._session.auth is not None:
+            every["Authorization"] = ""
+        shown = {name: str(text) if name.lower() in _SHOWN_HEADERS else "***" for name, text in every.items()}
+        if answer is not None:
+            told = {name: text for name, text in answer.headers.items() if name.lower() in _SHOWN_HEADERS}
+            answer = Answer(answer.status, self._hidden(answer.body), told)
+        url = self._hidden(self._url.encode()).decode()
+        observer(Exchange("POST", url, shown, self._hidden(body), answer, failure))
+
+    def _hidden(self, text: bytes) -> bytes:
+        """Without our secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret.encode(), b"***")
+        return text
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The beginning of the answer; a body that never ends, or trickles, is left."""
