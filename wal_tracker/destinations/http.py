@@ -54,6 +54,7 @@ _ABOUT_THE_EVENTS = frozenset({400, 409, 413, 422})
 # Which headers may be shown with their values; every other one may be, or hold, a credential.
 _SHOWN_HEADERS = frozenset(
     {
+        "accept",
         "accept-encoding",
         "connection",
         "content-encoding",
@@ -312,9 +313,12 @@ class HttpClient:
             every["Authorization"] = ""
         shown = {name: str(text) if name.lower() in _SHOWN_HEADERS else "***" for name, text in every.items()}
         if answer is not None:
-            told = {name: text for name, text in answer.headers.items() if name.lower() in _SHOWN_HEADERS}
-            answer = Answer(answer.status, self._hidden(answer.body), told)
-        url = self._hidden(self._url.encode()).decode()
+            harmless = {name: text for name, text in answer.headers.items() if name.lower() in _SHOWN_HEADERS}
+            answer = Answer(answer.status, self._hidden(answer.body), harmless)
+        place, asked, query = self._url.partition("?")
+        # As in `_secrets_in`: a short text is no secret.
+        told = "&".join(f"{name}={text if len(text) < 4 else '***'}" for name, text in parse_qsl(query))
+        url = self._hidden(place.encode()).decode() + asked + told
         observer(Exchange("POST", url, shown, self._hidden(body), answer, failure))
 
     def _hidden(self, text: bytes) -> bytes:
