@@ -16,6 +16,7 @@ from types import TracebackType
 
 from wal_tracker.channels import Channel
 from wal_tracker.config.model import Config, DestinationConfig
+from wal_tracker.config.reload import with_new_options
 from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.outbox import OutboxDecoder
@@ -40,6 +41,7 @@ from wal_tracker.pipeline import Pipeline, Source, Stats
 from wal_tracker.replay import deliver_letters
 from wal_tracker.rules.check import Problem, check
 from wal_tracker.rules.engine import RuleSet
+from wal_tracker.rules.shape import Shape
 from wal_tracker.secret import Secret
 from wal_tracker.source import catalog, setup, switch
 from wal_tracker.source import slot as slots
@@ -184,6 +186,8 @@ class Sinks:
                 name="stdout", kind="stdout", filter=("*",), options={}, delivery=config.delivery, path="destinations"
             )
             self.events = [(entry, given.get("stdout") or build_destination(entry))]
+        hash_key = config.hash_key.reveal().encode() if config.hash_key else None
+        self._shapes = {entry.name: Shape.of(entry, hash_key) for entry, _ in (*self.events, *self.raw)}
 
     def channels(self, state: StateStore, position: LSN) -> list[Channel]:
         """
@@ -197,17 +201,18 @@ class Sinks:
         channels = []
         for entry, destination in (*self.events, *self.raw):
             cursor, raw = cursors.get(entry.name), entry.name.startswith(RAW)
-            siblings = [build_destination(entry, raw=raw) for _ in range(1, width(entry, destination))]
+            first, *siblings = self.objects(entry, destination)
             delivery = Delivery(
                 entry.name,
-                destination,
+                first,
                 delivery_settings(entry),
                 state,
                 siblings=siblings,
                 spool=self._spool(entry),
             )
             start = max(position, cursor.lsn) if cursor else position
-            channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw))
+            shape = self._shapes[entry.name]
+            channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw, shape=shape))
         return channels
 
     def _spool(self, entry: DestinationConfig) -> Spool | None:
@@ -219,6 +224,11 @@ class Sinks:
     def need_lanes(self) -> bool:
         """Whether some destination takes several requests at once."""
         return any(width(entry, destination) > 1 for entry, destination in (*self.events, *self.raw))
+
+    def objects(self, entry: DestinationConfig, destination: Destination) -> list[Destination]:
+        """The destination, and as many more objects of it as requests may be on their way at once."""
+        raw = entry.name.startswith(RAW)
+        return [destination, *(build_destination(entry, raw=raw) for _ in range(1, width(entry, destination)))]
 
     @property
     def names(self) -> list[str]:
@@ -265,6 +275,7 @@ class Run:
         apply_first: bool = False,
         until_caught_up: bool = False,
         destinations: Mapping[str, Destination] | None = None,
+        reread: Callable[[], Config] | None = None,
     ) -> None:
         """
         Args:
@@ -273,11 +284,14 @@ class Run:
             until_caught_up: `run` ends when everything committed by now is delivered.
             destinations: Take these instead of what the configuration names; each is opened and closed once for every
                 pipeline.
+            reread: Reads the configuration again, for `reload`; may raise ConfigError.
         """
         self._config = config
         self._apply_first = apply_first
         self._until_caught_up = until_caught_up
         self._given = destinations
+        self._reread = reread
+        self._reload_asked = False
         self._stack = ExitStack()
         self._source = ExitStack()
         self._types = TypeCatalog()
@@ -325,6 +339,17 @@ class Run:
         self._stopping = True
         self.pipeline.stop()
 
+    def reload(self) -> None:
+        """
+        Ask `run` to read the configuration again and to go over to the destinations' new options.
+
+        Nothing is lost or sent twice for it. What else has changed waits for a restart, and is named in the log; a
+        configuration that cannot be used changes nothing. Safe from a signal handler and from any thread.
+        """
+        self._reload_asked = True
+        if "pipeline" in vars(self):
+            self.pipeline.reload()
+
     @property
     def stats(self) -> Stats:
         """What went through since the start, in all pipelines."""
@@ -353,6 +378,28 @@ class Run:
             for statement in setup.apply(setup.desired(config)):
                 logger.info("executed", extra={"statement": statement})
         self._choose()
+
+    def _take_over(self, channels: Sequence[Channel]) -> None:
+        """What `reload` asks for, between two bursts of the pipeline."""
+        self._reload_asked = False
+        if self._reread is None:
+            return
+        try:
+            config, changed = with_new_options(self._config, self._reread())
+            sinks = Sinks(config, self._given)
+            made = {entry.name: sinks.objects(entry, destination) for entry, destination in (*sinks.events, *sinks.raw)}
+        except (ConfigError, PluginError) as error:
+            logger.error("the configuration cannot be used; going on as before", extra={"reason": str(error)})
+            return
+        if changed:
+            logger.warning(
+                "more has changed in the configuration than options of destinations: restart to apply",
+                extra={"changed": ", ".join(changed)},
+            )
+        self._config = config
+        for channel in channels:
+            if channel.config.name not in (self._given or {}):
+                channel.delivery.replace(*made[channel.config.name])
 
     # Which side ----------------------------------------------------------------------------------
 
@@ -619,7 +666,10 @@ class Run:
             reader=build_reader(self._config, self._types),
             ending=ending,
             drain_spools=self._until_caught_up,
+            on_reload=self._take_over,
         )
+        if self._reload_asked:
+            self.pipeline.reload()
 
     def _begin_at(
         self, settings: SourceSettings, server: slots.ServerIdentity, status: slots.SlotStatus | None

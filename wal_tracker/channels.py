@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
+from wal_tracker.config.globs import chosen
 from wal_tracker.config.model import DestinationConfig
-from wal_tracker.delivery import Delivery
+from wal_tracker.delivery import Delivery, dead_letter
+from wal_tracker.errors import RuleEvaluationError
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable, Relation
 from wal_tracker.rules.compile import CompiledRule
+from wal_tracker.rules.shape import Shape
+from wal_tracker.state.base import DeadLetter
 
 # A `cond` may compute a name of every row; so many are remembered before they are forgotten and looked up anew.
 MAX_REMEMBERED_NAMES = 1000
@@ -25,9 +28,32 @@ class Channel:
     start: LSN
     """Transactions that end here or earlier were durable there before this process began."""
     raw: bool = False
+    shape: Shape | None = None
+    """What it gets of an event; None: the event as it is."""
     pending: list[Deliverable] = field(default_factory=list)
     boundary: int = 0
     """How many of `pending` belong to transactions read to their end."""
+
+    def shaped(self, events: list[Deliverable]) -> tuple[list[Deliverable], list[DeadLetter]]:
+        """
+        What this destination gets of events that are for it, and letters for those where nobody can say.
+
+        The letters must be on disk before a position passes the events.
+        """
+        if self.shape is None:
+            return events, []
+        made: list[Deliverable] = []
+        letters: list[DeadLetter] = []
+        for event in events:
+            try:
+                shaped = self.shape(event)
+            except RuleEvaluationError as error:
+                # With the event as the rules made it: a replay shapes it anew.
+                letters.append(dead_letter(event, self.config.name, error.reason, rule=error.rule))
+                continue
+            if shaped is not None:
+                made.append(shaped)
+        return made, letters
 
 
 class Router:
@@ -38,16 +64,16 @@ class Router:
         self._raw: dict[str, tuple[Channel, ...]] = {}
 
     @property
-    def deliveries(self) -> dict[str, Delivery]:
-        """Every delivery under its destination's name."""
-        return {channel.config.name: channel.delivery for channel in self._channels}
+    def channels(self) -> tuple[Channel, ...]:
+        """Every one."""
+        return self._channels
 
     def matching(self, event_name: str) -> tuple[Channel, ...]:
         """The destinations whose filter lets an event of this name through."""
         return tuple(
             channel
             for channel in self._channels
-            if not channel.raw and any(fnmatchcase(event_name, pattern) for pattern in channel.config.filter)
+            if not channel.raw and chosen(channel.config.filter, event_name)
         )
 
     def of_rule(self, rule: CompiledRule, event_name: str) -> tuple[Channel, ...]:
@@ -68,10 +94,6 @@ class Router:
             found = self._raw[relation.name] = tuple(
                 channel
                 for channel in self._channels
-                if channel.raw
-                and any(
-                    fnmatchcase(relation.table, pattern) or fnmatchcase(relation.name, pattern)
-                    for pattern in channel.config.filter
-                )
+                if channel.raw and chosen(channel.config.filter, relation.table, relation.name)
             )
         return found

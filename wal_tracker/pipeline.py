@@ -18,7 +18,7 @@ import gc
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -32,7 +32,7 @@ from wal_tracker.decode.transactions import SWITCH_PREFIX
 from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Change, Commit, Event, Item, Message, NoEvent, RowEvent, Transaction
+from wal_tracker.model import Change, Commit, Deliverable, Event, Item, Message, NoEvent, RowEvent, Transaction
 from wal_tracker.replay import Replay
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
@@ -152,6 +152,7 @@ class Pipeline:
         reader: ChangeReader | None = None,
         ending: Ending | None = None,
         drain_spools: bool = False,
+        on_reload: Callable[[Sequence[Channel]], None] | None = None,
     ) -> None:
         """
         Args:
@@ -165,6 +166,7 @@ class Pipeline:
             reader: Reads stored changes; with it, dead letters that are marked for it are delivered on the way.
             ending: Knows the last transaction that is ours; `run` returns once it is durable everywhere.
             drain_spools: Of `until`: until everything is delivered, and nothing is spooled.
+            on_reload: Called on the thread of `run`, between two bursts, after `reload` was.
         """
         self._source = source
         self._rules = rules
@@ -194,11 +196,18 @@ class Pipeline:
         self._next_replay = 0.0
         # Not an Event: setting one in a signal handler can wait for a lock the interrupted code holds.
         self._stopping = False
+        self._on_reload = on_reload
+        self._reload_asked = False
         self._wake: SimpleQueue[None] = SimpleQueue()
 
     def stop(self) -> None:
         """Ask the loop to drain and return. Safe from a signal handler and from any thread."""
         self._stopping = True
+        self._wake.put(None)
+
+    def reload(self) -> None:
+        """Ask the loop to call `on_reload`. Safe from a signal handler and from any thread."""
+        self._reload_asked = True
         self._wake.put(None)
 
     @property
@@ -518,18 +527,26 @@ class Pipeline:
                 channel.delivery.reached(handed)
                 continue
             if boundary == len(pending):
-                channel.delivery.offer(pending, handed, int(item_bytes * boundary) + 1)
+                self._offer(channel, pending, handed, int(item_bytes * boundary) + 1)
                 channel.pending, channel.boundary = [], 0
                 continue
             if boundary:
-                channel.delivery.offer(pending[:boundary], handed, int(item_bytes * boundary) + 1)
+                self._offer(channel, pending[:boundary], handed, int(item_bytes * boundary) + 1)
                 channel.pending, channel.boundary = pending[boundary:], 0
             else:
                 channel.delivery.reached(handed)
             open_events = len(channel.pending)
             if inside and (open_events >= MAX_OPEN_EVENTS or open_events * item_bytes >= MAX_OPEN_BYTES):
-                channel.delivery.offer(channel.pending, None, int(item_bytes * open_events) + 1)
+                self._offer(channel, channel.pending, None, int(item_bytes * open_events) + 1)
                 channel.pending = []
+
+    def _offer(self, channel: Channel, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int) -> None:
+        if channel.shape is not None:
+            events, letters = channel.shaped(events)
+            if letters:
+                self.stats.rule_errors += len(letters)
+                self._state.add(letters)
+        channel.delivery.offer(events, end_lsn, wire_bytes)
 
     def _idle(self) -> None:
         """Nothing came: WAL without anything for us is progress too, or the slot would hold it for ever."""
@@ -558,12 +575,20 @@ class Pipeline:
 
     def _tick(self, *, now: bool = False) -> None:
         """Store and confirm what has become durable, at most once per `checkpoint_interval_s`."""
-        self._raise_failure()
+        self._attend()
         clock = time.monotonic()
         if not now and clock - self._last_checkpoint < self._settings.checkpoint_interval_s:
             return
         self._last_checkpoint = clock
         self._advance()
+
+    def _attend(self) -> None:
+        """What other threads and signals want of the loop."""
+        self._raise_failure()
+        if self._reload_asked:
+            self._reload_asked = False
+            if self._on_reload is not None:
+                self._on_reload(self._channels)
 
     def _raise_failure(self) -> None:
         for channel in self._channels:
@@ -624,7 +649,7 @@ class Pipeline:
         deadline = time.monotonic() + seconds
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
             self._pause(min(left, self._settings.checkpoint_interval_s))
-            self._raise_failure()
+            self._attend()
             self.save()
 
     def _pause(self, seconds: float) -> None:

@@ -56,7 +56,7 @@ class Replay:
         self._rules = rules
         self._reader = reader
         self._router = router
-        self._deliveries = router.deliveries
+        self._channels = {channel.config.name: channel for channel in router.channels}
         self._letters: list[DeadLetter] = []
         self._waiting: list[_Waiting] = []
 
@@ -82,7 +82,7 @@ class Replay:
             self._letters.append(letter)
             size += len(letter.payload)
         for name, events in offers.items():
-            delivery = self._deliveries[name]
+            delivery = self._channels[name].delivery
             # A boundary, so that the mark of what is written now is stored with a position that covers it.
             delivery.offer(events, delivery.told, size)
             self._waiting.append(_Waiting(delivery, delivery.offered))
@@ -113,19 +113,30 @@ class Replay:
 
     def _deliverables(self, letter: DeadLetter) -> list[tuple[str, Deliverable]]:
         """What is to be sent for a letter, and where."""
-        if letter.kind == "rejected":
-            if letter.destination not in self._deliveries:
+        if letter.destination:
+            channel = self._channels.get(letter.destination)
+            if channel is None:
                 raise RuleEvaluationError(
                     rule=letter.rule,
                     reason=f"{letter.reason} (no destination {letter.destination!r} is configured now)",
                 )
-            return [(letter.destination, _stored(letter))]
+            stored = _stored(letter)
+            if letter.kind == "rejected":
+                return [(letter.destination, stored)]
+            # The destination's own `when` or lists failed on it.
+            made = stored if channel.shape is None else channel.shape(stored)
+            return [] if made is None else [(letter.destination, made)]
         event, rule = self._evaluated(letter)
         if event is None:
             return []
         router = self._router
-        channels = router.matching(event.name) if rule is None else router.of_rule(rule, event.name)
-        return [(channel.config.name, event) for channel in channels]
+        found: list[tuple[str, Deliverable]] = []
+        for channel in router.matching(event.name) if rule is None else router.of_rule(rule, event.name):
+            events, letters = channel.shaped([event])
+            if letters:
+                self._state.add(letters)
+            found += [(channel.config.name, made) for made in events]
+        return found
 
     def _evaluated(self, letter: DeadLetter) -> tuple[Event | None, CompiledRule | None]:
         """The rule of a rule error, tried anew."""

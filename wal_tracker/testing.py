@@ -169,6 +169,19 @@ class DestinationContract:
         destination.close()
         destination.close()
 
+    def test_it_can_be_opened_again_after_it_was_closed(self) -> None:
+        """A reload that fails goes back to the object there was."""
+        first, second = make_event(1), make_event(2)
+        destination = self.build()
+        destination.open(None)
+        destination.deliver([first])
+        destination.close()
+        destination.open(None)
+        destination.deliver([second])
+        destination.close()
+
+        assert self.received() == [first.id, second.id]
+
     def test_secrets_are_not_in_its_repr(self) -> None:
         """A traceback or a debugger shows objects."""
         destination = self.build()

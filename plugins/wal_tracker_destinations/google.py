@@ -246,7 +246,9 @@ class _OfServiceAccount(_Fetched):
     def _ask(self) -> Answer:
         key = self._service_account()
         self.close()
-        self._http = http = self._options.client(self._name, self._options.token_uri or key.token_uri)
+        self._http = http = self._options.client(
+            self._name, self._options.token_uri or key.token_uri, confidential=True
+        )
         assertion = key.assertion(self._scope, int(self._clock()))
         form = urlencode({"grant_type": _GRANT, "assertion": assertion}).encode()
         # None of these is about an event.
@@ -296,6 +298,7 @@ class _OfMachine(_Fetched):
             f"http://{host}{_METADATA_PATH}",
             timeout_s=options.request_timeout_s,
             guard=_MetadataGuard(allow_private=options.allow_private, allow_http=options.allow_http),
+            confidential=True,
         )
 
     def close(self) -> None:

@@ -47,7 +47,7 @@ def _limits(object_bytes: int) -> Limits:
     return Limits(max_batch_events=object_bytes // _SMALL_EVENT_BYTES, max_batch_bytes=object_bytes, linger_s=5.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Line(Item):
     """An event's line, and the directory its object goes to."""
 
@@ -137,7 +137,7 @@ class S3(Batches):
         self._aws.close()
 
     def _fit(self, event: Deliverable) -> Sequence[_Line]:
-        line = _Line(event, event.to_json(), self._directory(event))
+        line = _Line(event, event.to_json(), directory=self._directory(event))
         if len(line.directory) + 1 + _NAME_BYTES > _MAX_KEY_BYTES:
             raise Unfit(f"its name is too long for a key of {_MAX_KEY_BYTES} bytes")
         return [line]

@@ -54,7 +54,7 @@ class MessageOptions(AwsOptions):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Message(Item):
     """A body, and what goes beside it."""
 
@@ -92,7 +92,7 @@ class Messages(Batches):
             target: The queue's URL or the topic's ARN; FIFO where it ends so, which AWS requires.
             max_message_bytes: Of a message, and of all in a request.
         """
-        self.name, self._aws, self._target, self._group = name, aws, target, config.group
+        self.name, self._aws, self._target, self._group_by = name, aws, target, config.group
         self._fifo = target.endswith(".fifo")
         self.max_event_bytes = self.max_request_bytes = max_message_bytes
         self.limits = message_limits(max_message_bytes, fifo=self._fifo)
@@ -111,7 +111,9 @@ class Messages(Batches):
         attributes = {"id": event.id}
         if event.name:
             attributes["event"] = _FORBIDDEN.sub("\ufffd", event.name)
-        message = _Message(event, text.encode(), text, attributes, group_id(event, self._group))
+        message = _Message(
+            event, text.encode(), text=text, attributes=attributes, group=group_id(event, self._group_by)
+        )
         self._within(message)
         return [message]
 

@@ -18,12 +18,14 @@ from tests.support import commands
 from wal_tracker import errors, failpoints, pgtypes
 from wal_tracker.cel import functions, runtime, syntax
 from wal_tracker.cli.main import COMMANDS, cli
+from wal_tracker.config import load
 from wal_tracker.config import yaml as bounds
 from wal_tracker.config.load import SEARCHED, SECTIONS
-from wal_tracker.config.model import PER_DESTINATION, DeliveryConfig, SourceConfig
+from wal_tracker.config.model import PER_DESTINATION, DeliveryConfig, DestinationConfig, PropertyLists, SourceConfig
 from wal_tracker.config.track import CONDITIONAL, SIMPLE
 from wal_tracker.delivery.backoff import RETRY_AFTER_CAP_S
 from wal_tracker.destinations import registry
+from wal_tracker.rules.check import check
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -188,6 +190,24 @@ def test_where_raw_changes_may_go_is_true() -> None:
     """The kinds named beside `raw_db_event_destinations` are those that take them."""
     (_, text) = section("Top level")["raw_db_event_destinations"]
     assert set(re.findall(r"`(\w+)`", text)) == {kind for kind in DESTINATIONS if registry.load(kind).accepts_raw}  # type: ignore[attr-defined]
+
+
+def test_the_keys_of_a_destination_are_the_ones_there_are() -> None:
+    """Without the options of its kind; and the lists of properties are named."""
+    table = section("An entry under `destinations`")
+    ours = {field.name for field in dataclasses.fields(DestinationConfig)} - {"name", "options", "path"}
+    assert set(table) == ours
+    assert set(re.findall(r"`(\w+)`", table["properties"][1])) == {f.name for f in dataclasses.fields(PropertyLists)}
+
+
+def test_the_example_of_a_destination_is_one(tmp_path: Path) -> None:
+    """It loads, and its `when` compiles."""
+    text = CONFIGURATION.split("## An entry under `destinations`")[1].split("```yaml")[1].split("```")[0]
+    (tmp_path / "key").write_text("phc_k")
+    loaded = load.read(re.sub(r"file:\S+", f"file:{tmp_path}/key", text).encode(), {})
+    assert check(loaded, pgtypes.TypeCatalog()) == []
+    (entry,) = loaded.destinations
+    assert entry.when is not None and entry.properties is not None
 
 
 def test_the_keys_of_a_rule_are_the_ones_there_are() -> None:

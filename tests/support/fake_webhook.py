@@ -20,7 +20,6 @@ class FakeWebhook(FakeVendor):
     needs_somebody = False
     max_events = 1
     max_bytes = 500_000
-    needs_somebody = False
 
     @property
     def options(self) -> dict[str, Any]:

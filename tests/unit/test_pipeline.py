@@ -13,8 +13,9 @@ import pytest
 from tests.support.postgres import wait_until
 from tests.support.scripted_source import Committed, Emitted, Row1, Said, ScriptedSource
 from wal_tracker import pipeline as pipeline_module
+from wal_tracker.cel.functions import keyed_hash
 from wal_tracker.channels import Channel
-from wal_tracker.config.load import load
+from wal_tracker.config.load import load, read
 from wal_tracker.config.model import DeliveryConfig, DestinationConfig
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.delivery import Delivery, DeliverySettings
@@ -31,6 +32,7 @@ from wal_tracker.lsn import LSN
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.pipeline import Pipeline
 from wal_tracker.rules.engine import RuleSet
+from wal_tracker.rules.shape import Shape
 from wal_tracker.state import open_state
 from wal_tracker.state.base import Cursor, StateStore
 from wal_tracker.testing import MemoryDestination
@@ -640,3 +642,80 @@ def test_a_state_file_on_a_full_disk_goes_on_when_there_is_room(bench: Bench) ->
 
     bench.state.save_cursors({"memory": Cursor(LSN(500))})
     assert bench.state.cursors() == {"memory": Cursor(LSN(500))}
+
+
+# What one destination gets of an event ------------------------------------------------------------
+
+
+def shape(entry: str) -> Shape:
+    """Of a destination with these keys."""
+    (configured,) = read(f"destinations: {{shaped: {{kind: stdout, {entry}}}}}\nhash_key: k".encode(), {}).destinations
+    made = Shape.of(configured, b"k")
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("burst", [1, 2, 3, 100])
+def test_a_destination_with_a_shape_gets_its_part_and_keeps_up(bench: Bench, burst: int) -> None:
+    """Its position moves past what is not for it; what nobody can decide is its dead letter and no other's."""
+    log = [Committed(100, rows(1, 2, 3)), Committed(200, rows(4)), Committed(300, rows(5, 6)), Committed(400, rows(2))]
+    bench.make(*log, destinations={"plain": 0, "shaped": 0}, burst=burst)
+    bench.channels[1].shape = shape('when: "properties.id == 4 || 10 / (properties.id - 2) > 3"')
+
+    assert bench.pipeline is not None
+    bench.pipeline.run()
+
+    assert bench.received("plain") == [1, 2, 3, 4, 5, 6, 2]
+    assert bench.received("shaped") == [3, 4]
+    assert {name: cursor.lsn for name, cursor in bench.state.cursors().items()} == {"plain": 410, "shaped": 410}
+    letters = bench.state.dead_letters()
+    assert [(letter.destination, letter.kind, letter.rule) for letter in letters] == [
+        ("shaped", "rule", "destinations.shaped.when")
+    ] * 2
+    assert bench.pipeline.stats.rule_errors == 2
+
+
+def test_an_event_nobody_could_decide_is_shaped_when_it_is_replayed(bench: Bench) -> None:
+    """By the shape as it is now, and for that destination alone."""
+    bench.make(Committed(100, rows(1)), destinations={"plain": 0, "shaped": 0})
+    bench.channels[1].shape = shape('when: "1 / (properties.id - 1) > 0"')
+    assert bench.pipeline is not None
+    bench.pipeline.run()
+    (letter,) = bench.state.dead_letters()
+    bench.state.set_status([letter.id], "replay")
+
+    def on_read(_source: ScriptedSource) -> None:
+        assert bench.pipeline is not None
+        if bench.state.count_dead_letters("replayed"):
+            bench.pipeline.stop()
+
+    bench.make(position=110, until=LSN(1000), destinations={"plain": 110, "shaped": 110}, on_read=on_read)
+    bench.channels[1].shape = shape("properties: {hash: [id]}")
+    bench.pipeline.run()
+
+    assert bench.received("plain") == [1]
+    assert bench.received("shaped") == [keyed_hash(b"k")("1")]
+
+
+def test_a_mended_rule_asks_every_destination_anew(bench: Bench) -> None:
+    """A rule error replayed meets `when`: true there, false there, and unanswerable is a letter of that destination."""
+    bench.make(Committed(100, rows(1, table="poison")), destinations={"yes": 0, "no": 0, "unknown": 0})
+    assert bench.pipeline is not None
+    bench.pipeline.run()
+    (letter,) = bench.state.dead_letters()
+    bench.state.set_status([letter.id], "replay")
+    mended = read(RULES.replace("new.id - new.id", "new.id").encode(), {})
+    bench.rules = RuleSet(mended, bench.types, system_identifier="1", mode="wal")
+
+    def on_read(_source: ScriptedSource) -> None:
+        assert bench.pipeline is not None
+        if bench.state.count_dead_letters("replayed"):
+            bench.pipeline.stop()
+
+    bench.make(position=110, until=LSN(1000), destinations={"yes": 110, "no": 110, "unknown": 110}, on_read=on_read)
+    for channel, when in zip(bench.channels, ("true", "false", "properties.nothing == 1"), strict=True):
+        channel.shape = shape(f'when: "{when}"')
+    bench.pipeline.run()
+
+    assert [len(bench.received(name)) for name in ("yes", "no", "unknown")] == [1, 0, 0]
+    assert [(letter.destination, letter.event) for letter in bench.state.dead_letters()] == [("unknown", "never")]

@@ -68,13 +68,13 @@ def test_an_honest_alias_is_taken() -> None:
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ("a: &a [*a]", "c.yaml:1:8: the alias *a stands inside itself"),
-        ("a: *b", "c.yaml:1:4: the alias *b is not defined before"),
+        ("a: &a [*a]", "c.yaml:1:8: an alias (*…) stands inside itself"),
+        ("a: *b", "c.yaml:1:4: an alias (*…) is not defined before"),
         ("a: 1\nb: 2\na: 3\n", "c.yaml:3:1: the key 'a' is there twice; the first is in line 1"),
         ("x:\n  1: a\n  '1': b\n", "c.yaml:3:3: the key '1' is there twice"),
         ("a: 1\n---\nb: 2\n", "c.yaml:2:1: a second document"),
-        ("a: !!python/object/apply:os.system [x]", "c.yaml:1:4: the tag"),
-        ("a: !secret x", "c.yaml:1:4: the tag '!secret' is not understood"),
+        ("a: !!python/object/apply:os.system [x]", "c.yaml:1:4: a tag"),
+        ("a: !secret x", "c.yaml:1:4: a tag (!…) is not understood"),
         ("? [a]\n: b", "c.yaml:1:3: a key must be a single value"),
         ("? {a: b}\n: b", "a key must be a single value"),
         ("a:\n\tb: 1", "c.yaml:2:1: is not YAML"),

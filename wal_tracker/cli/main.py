@@ -29,6 +29,7 @@ COMMANDS = {
     "tail": "tail",
     "status": "status",
     "dlq": "dlq",
+    "destinations": "destinations",
     "plugins": "plugins",
 }
 

@@ -14,7 +14,7 @@ import click
 from wal_tracker import assemble
 from wal_tracker.cli import problems
 from wal_tracker.config.load import load
-from wal_tracker.config.model import Mode
+from wal_tracker.config.model import Config, Mode
 
 logger = logging.getLogger("wal_tracker.run")
 
@@ -29,6 +29,10 @@ Examples:
 SIGTERM (or Ctrl-C) stops reading, delivers what is held, confirms, and leaves within
 delivery.shutdown_timeout_s; a second signal leaves at once. Nothing is lost either way: what was
 not confirmed comes again.
+
+SIGHUP reads the configuration again, with the files of secrets (file:PATH), and goes over to the
+destinations' new options between two requests. For everything else that has changed it says that a
+restart is needed.
 """
 
 
@@ -39,13 +43,19 @@ not confirmed comes again.
 @click.pass_obj
 def run_command(config_path: Path | None, mode: Mode | None, apply_first: bool, until_caught_up: bool) -> None:
     """Read row changes, run the rules, deliver the events."""
-    config = load(config_path, os.environ)
-    if mode is not None:
-        config = replace(config, source=replace(config.source, mode=mode))
+    config = _load(config_path, mode)
     problems.refuse_mode(config.source.mode)
     for warning in config.warnings:
         logger.warning("configuration: %s", warning)
-    with assemble.Run(config, apply_first=apply_first, until_caught_up=until_caught_up) as job:
+    made = assemble.Run(
+        config,
+        apply_first=apply_first,
+        until_caught_up=until_caught_up,
+        reread=lambda: _load(config.path, mode),
+    )
+    # From here on: one that comes while we get ready must not end us.
+    signal.signal(signal.SIGHUP, lambda _number, _frame: made.reload())
+    with made as job:
         interrupted = _stop_on_signals(job)
         job.run()
     stats = job.stats
@@ -61,6 +71,11 @@ def run_command(config_path: Path | None, mode: Mode | None, apply_first: bool, 
     )
     if interrupted:
         raise click.Abort
+
+
+def _load(path: Path | None, mode: Mode | None) -> Config:
+    config = load(path, os.environ)
+    return config if mode is None else replace(config, source=replace(config.source, mode=mode))
 
 
 def _stop_on_signals(job: assemble.Run) -> list[int]:

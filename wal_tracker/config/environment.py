@@ -4,6 +4,8 @@ Environment variables in scalars, after the file has been parsed: a value can ne
 ``$VAR`` as a whole scalar, and ``${VAR}`` or ``${VAR:-default}`` anywhere in one. A variable that is unset or empty,
 and has no default, is an error; a default may hold further variables. ``$$`` is a dollar sign. What a variable holds
 is not looked at again, and any other dollar sign stands for itself.
+
+Where a secret may stand, a scalar that is written ``file:PATH`` is what that file holds; the path may have variables.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from collections.abc import Mapping
 _WHOLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNBRACED = re.compile(r"(?<!\$)(?:\$\$)*\$([A-Za-z_][A-Za-z0-9_]*)")
+
+FILE_PREFIX = "file:"
+MAX_FILE_BYTES = 64 * 1024
+"""A secret is not larger; a path that leads to something endless is a mistake."""
 
 # Defaults inside defaults; more is no configuration.
 MAX_NESTING = 10
@@ -38,6 +44,31 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     expanded, end = _expand(text, 0, env, 0)
     assert end == len(text)
     return expanded
+
+
+def read_file(path: str) -> str:
+    """
+    What a file of a secret holds, without the newline at its end.
+
+    Raises:
+        Unexpandable: It cannot be read, is empty, too large or not text; names the path and repeats nothing of it.
+    """
+    try:
+        with open(path, "rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a path"
+        raise Unexpandable(f"the file {path!r} cannot be read: {why}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise Unexpandable(f"the file {path!r} is larger than {MAX_FILE_BYTES} bytes, which no secret is")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise Unexpandable(f"the file {path!r} is not UTF-8") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise Unexpandable(f"the file {path!r} is empty")
+    return text
 
 
 def unbraced(text: str) -> str | None:

@@ -20,10 +20,11 @@ from wal_tracker.config.model import (
     Ignored,
     NumericConfig,
     NumericForm,
+    PropertyLists,
     SourceConfig,
 )
 from wal_tracker.config.reader import Reader, one_of
-from wal_tracker.config.track import read_track, split_name
+from wal_tracker.config.track import read_expression, read_track, split_name
 from wal_tracker.errors import ConfigError
 from wal_tracker.secret import Secret
 
@@ -112,7 +113,8 @@ def read(content: bytes, env: Mapping[str, str], *, path: Path | None = None) ->
     top.only(SECTIONS)
     source = _source(top.child("source"), env)
     delivery = _delivery(top.child("delivery"), DeliveryConfig())
-    destinations = tuple(_destinations(top.child("destinations"), delivery))
+    hash_key = top.child("hash_key")
+    destinations = tuple(_destinations(top.child("destinations"), delivery, has_hash_key=hash_key is not None))
     ignore = _ignore(top.child("ignore"), source.schema)
     track = top.child("track")
     rules = read_track(
@@ -132,17 +134,19 @@ def read(content: bytes, env: Mapping[str, str], *, path: Path | None = None) ->
                     column=rule.column,
                 )
     numeric = _numeric(top.child("numeric"), source.schema)
-    state, hash_key = top.child("state"), top.child("hash_key")
+    state = top.child("state")
     return Config(
         path=path,
         source=source,
         rules=rules,
         destinations=destinations,
-        raw_destinations=tuple(_destinations(top.child("raw_db_event_destinations"), delivery)),
+        raw_destinations=tuple(
+            _destinations(top.child("raw_db_event_destinations"), delivery, has_hash_key=hash_key is not None)
+        ),
         ignore=ignore,
         delivery=delivery,
         numeric=numeric,
-        hash_key=Secret(hash_key.text()) if hash_key is not None else None,
+        hash_key=hash_key.secret() if hash_key is not None else None,
         warnings=tuple(warnings),
         **({"state": _state(state)} if state is not None else {}),
     )
@@ -158,9 +162,9 @@ def _source(section: Reader | None, env: Mapping[str, str]) -> SourceConfig:
         if key == "dsn":
             # The default written out is the default: what needs no database works without DATABASE_URL.
             written = isinstance(entry.node, yaml.Scalar) and entry.node.text in ("$DATABASE_URL", "${DATABASE_URL}")
-            given[key] = default_dsn if written else Secret(entry.text())
+            given[key] = default_dsn if written else entry.secret()
         elif key == "primary_dsn":
-            given[key] = Secret(entry.text())
+            given[key] = entry.secret()
         elif key == "mode":
             given[key] = one_of(entry, ("wal", "trigger", "kafka"))
         elif key == "plugin":
@@ -200,20 +204,34 @@ def _delivery(section: Reader | None, base: DeliveryConfig, *, per_destination: 
     return merged
 
 
-def _destinations(section: Reader | None, delivery: DeliveryConfig) -> Iterator[DestinationConfig]:
+def _destinations(
+    section: Reader | None, delivery: DeliveryConfig, *, has_hash_key: bool
+) -> Iterator[DestinationConfig]:
     for name, entry in section.entries() if section is not None else ():
         options = dict(entry.entries())
         kind, chosen, own = options.pop("kind", None), options.pop("filter", None), options.pop("delivery", None)
         begin = options.pop("from", None)
+        when, lists = options.pop("when", None), options.pop("properties", None)
         yield DestinationConfig(
             name=name,
             kind=kind.text() if kind is not None else name,
             filter=tuple(chosen.texts()) if chosen is not None else ("*",),
+            when=read_expression(when) if when is not None and not when.is_null else None,
+            properties=_properties(lists, has_hash_key) if lists is not None and not lists.is_null else None,
             options={key: option.plain() for key, option in options.items()},
             delivery=_delivery(own, delivery, per_destination=True),
             begin=one_of(begin, ("now", "spool")) if begin is not None else "now",
             path=entry.path,
         )
+
+
+def _properties(section: Reader, has_hash_key: bool) -> PropertyLists:
+    known = [field.name for field in dataclasses.fields(PropertyLists)]
+    section.only(known)
+    given = {key: (tuple(entry.texts()), entry) for key, entry in section.entries()}
+    if "hash" in given and not has_hash_key:
+        raise given["hash"][1].error("needs a key; set the top-level `hash_key`")
+    return PropertyLists(**{key: globs for key, (globs, _) in given.items()})
 
 
 def _ignore(section: Reader | None, schema: str) -> dict[tuple[str, str], Ignored]:
@@ -264,7 +282,8 @@ def _table(entry: Reader, key: str, schema: str) -> tuple[str, str]:
 
 
 def _state(entry: Reader) -> Secret:
-    url = entry.text()
+    secret = entry.secret()
+    url = secret.reveal()
     if not url.startswith(STATE_SCHEMES) or url in STATE_SCHEMES:
         raise entry.error("is not a state store; write sqlite:///FILE or postgresql://user@host/database")
-    return Secret(url)
+    return secret

@@ -28,10 +28,10 @@ class Expression:
     source: str
     path: str
     """Dotted path inside the file, such as ``track.users.insert.properties.id``."""
-    line: int
-    """1-based, of the scalar's beginning."""
-    column: int
-    file: str = ""
+    line: int = field(compare=False)
+    """1-based, of the scalar's beginning; an expression that only moved is the same."""
+    column: int = field(compare=False)
+    file: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,8 @@ class TrackRule:
     timestamp: Expression | None = None
     destinations: tuple[str, ...] | None = None
     """Only these; None: every destination whose filter fits."""
-    line: int = 0
-    column: int = 0
+    line: int = field(default=0, compare=False)
+    column: int = field(default=0, compare=False)
 
     @property
     def rule_id(self) -> str:
@@ -168,13 +168,29 @@ PER_DESTINATION = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PropertyLists:
+    """What a destination gets of an event's properties: globs over their names, at the top level only."""
+
+    allow: tuple[str, ...] = ("*",)
+    """These."""
+    deny: tuple[str, ...] = ()
+    """But not these."""
+    hash: tuple[str, ...] = ()
+    """Of what is left, these as pseudonyms; ``distinct_id`` means the event's own as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationConfig:
     """One entry under `destinations` or `raw_db_event_destinations`."""
 
     name: str
     kind: str
     filter: tuple[str, ...] = ("*",)
-    """Globs over the event's name (of a raw change: over table names)."""
+    """Globs over the event's name (of a raw change: over table names); see `wal_tracker.config.globs`."""
+    when: Expression | None = None
+    """CEL over the event; only what it is true of goes there."""
+    properties: PropertyLists | None = None
+    """None: all of them, as they are."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What the destination's own Config reads. Variables are expanded; secrets are still plain text."""
     delivery: DeliveryConfig = DeliveryConfig()

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from wal_tracker.config import yaml
-from wal_tracker.config.environment import Unexpandable, expand, unbraced
+from wal_tracker.config.environment import FILE_PREFIX, Unexpandable, expand, read_file, unbraced
 from wal_tracker.errors import ConfigError
+from wal_tracker.secret import Secret
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -132,6 +133,12 @@ class Reader:
             raise self.error("must not be empty")
         return text
 
+    def secret(self) -> Secret:
+        """A text that may stand in a file of its own (``file:PATH``)."""
+        if isinstance(self.node, yaml.Scalar) and self.node.text.startswith(FILE_PREFIX):
+            return Secret(self._expanded(self.node, files=True))
+        return Secret(self.text())
+
     def texts(self) -> list[str]:
         """A list of texts, or a single one."""
         if isinstance(self.node, yaml.Scalar):
@@ -156,19 +163,22 @@ class Reader:
         return int(number) if whole else number
 
     def plain(self) -> Any:
-        """The value as dicts, lists and scalars, variables expanded; what came from a variable is text."""
+        """The value as dicts, lists and scalars, variables expanded; what came from a variable or a file is text."""
         if isinstance(self.node, yaml.Mapping):
             return {key: entry.plain() for key, entry in self.entries()}
         if isinstance(self.node, yaml.Sequence):
             return [item.plain() for item in self.items()]
-        text = self._expanded(self.node)
+        text = self._expanded(self.node, files=True)
         return self.node.value if text == self.node.text else text
 
-    def _expanded(self, node: yaml.Scalar) -> str:
+    def _expanded(self, node: yaml.Scalar, *, files: bool = False) -> str:
         if self._env is None:
             return node.text
         try:
             text = expand(node.text, self._env)
+            # By what is written: a variable's value names no file.
+            if files and node.text.startswith(FILE_PREFIX):
+                return read_file(text.removeprefix(FILE_PREFIX))
         except Unexpandable as error:
             raise self.error(str(error)) from error
         literal = unbraced(node.text)

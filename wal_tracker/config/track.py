@@ -191,7 +191,7 @@ class _Rule:
             name=settings["name"].text() if "name" in settings else None,
             event=name,
             properties=properties,
-            cond=_expression(cond) if cond is not None else None,
+            cond=read_expression(cond) if cond is not None else None,
             blocks=blocks,
             identify=identify,
             group=group,
@@ -254,7 +254,7 @@ def _names(cond: Reader) -> Iterator[str]:
     """The events a `cond` names as ``events.x`` or ``events['x']``."""
     if not isinstance(cond.node, yaml.Scalar):
         return
-    for match in _EVENT_REFERENCE.finditer(_expression(cond).source):
+    for match in _EVENT_REFERENCE.finditer(read_expression(cond).source):
         yield match[1] or match[2] or match[3]
 
 
@@ -271,7 +271,7 @@ def _group(entry: Reader) -> GroupRule:
     if not kind.strip():
         raise given["type"].error("must not be empty")
     traits = given.get("traits")
-    return GroupRule(type=kind, id=_expression(given["id"]), traits={} if traits is None else _properties(traits))
+    return GroupRule(type=kind, id=read_expression(given["id"]), traits={} if traits is None else _properties(traits))
 
 
 def _traits(entry: Reader) -> Mapping[str, Expression]:
@@ -282,14 +282,14 @@ def _traits(entry: Reader) -> Mapping[str, Expression]:
 
 
 def _properties(entry: Reader) -> Mapping[str, Expression]:
-    return {name: _expression(value) for name, value in entry.entries()}
+    return {name: read_expression(value) for name, value in entry.entries()}
 
 
 def _optional(entry: Reader | None) -> Expression | None:
-    return None if entry is None or entry.is_null else _expression(entry)
+    return None if entry is None or entry.is_null else read_expression(entry)
 
 
-def _expression(entry: Reader) -> Expression:
+def read_expression(entry: Reader) -> Expression:
     """A scalar as CEL: text as it is; numbers, true, false and null of the file are the same in CEL."""
     node = entry.node
     if not isinstance(node, yaml.Scalar):

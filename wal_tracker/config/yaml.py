@@ -172,15 +172,21 @@ class _Builder:
         if self._nodes > MAX_NODES:
             raise self._error(f"more than {MAX_NODES:,} values", event)
         if event.tag is not None and event.tag not in ("!", "tag:yaml.org,2002:str"):
-            raise self._error(f"the tag {event.tag!r} is not understood; write the value without it", event)
+            # Not repeated, and no alias is: it may be a password that begins like one.
+            raise self._error(
+                "a tag (!…) is not understood; write the value without it, or in quotes if the ! belongs to it", event
+            )
         if event.anchor is not None:
             self._anchors[event.anchor] = None
 
     def _alias(self, event: yaml.AliasEvent) -> Node:
         found = self._anchors.get(event.anchor)
         if found is None:
-            problem = "stands inside itself" if event.anchor in self._anchors else "is not defined before"
-            raise self._error(f"the alias *{event.anchor} {problem}", event)
+            if event.anchor in self._anchors:
+                raise self._error("an alias (*…) stands inside itself", event)
+            raise self._error(
+                "an alias (*…) is not defined before; write the value in quotes if the * belongs to it", event
+            )
         node, size = found
         self._nodes += size
         if self._nodes > MAX_NODES:

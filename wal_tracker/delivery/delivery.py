@@ -26,7 +26,7 @@ from wal_tracker.delivery.backoff import Backoff
 from wal_tracker.delivery.queue import Batch, Queue, writable
 from wal_tracker.delivery.sender import Aborted, Pace, Records, Sender
 from wal_tracker.delivery.spool import BEGINNING, Spool, SpoolDamaged
-from wal_tracker.destinations.base import Destination, Mark
+from wal_tracker.destinations.base import Destination, Limits, Mark
 from wal_tracker.errors import StateError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
@@ -109,14 +109,11 @@ class Delivery:
             siblings: Further objects of the same destination, for as many more requests at once.
             spool: Where events wait that memory has no room for; None: nowhere.
         """
-        limits = destination.limits
         self.name = name
         self._settings = settings
         self._records = records
         self._spool = spool
-        self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
-        self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
-        self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
+        self._take_limits(destination.limits)
         pace = Pace(settings.max_events_per_s)
         self._senders = [
             Sender(
@@ -330,15 +327,21 @@ class Delivery:
         elif not self._spooling:
             self._spool.clear()
 
-    def replace(self, destinations: Sequence[Destination]) -> None:
+    def replace(self, destination: Destination, *siblings: Destination) -> None:
         """
-        Take other objects in the place of those there are, between two attempts.
+        Deliver to other objects from now on: the same vendor by newer options.
+
+        Takes effect between two requests, also while one is being tried again; what was taken by then is not sent
+        again for it.
 
         Args:
-            destinations: As many as there are, not yet open; those that cannot be opened are given up.
+            destination: Not yet open; given up where it cannot be opened.
+            siblings: As many as there are already.
         """
-        for sender, destination in zip(self._senders, destinations, strict=True):
-            sender.replace(destination)
+        with self._changed:
+            for sender, one in zip(self._senders, (destination, *siblings), strict=True):
+                sender.replace(one)
+            self._changed.notify()
 
     def stop(self, deadline_s: float) -> bool:
         """
@@ -499,40 +502,65 @@ class Delivery:
             logger.error("a destination has failed", extra={"destination": self.name, "error": type(error).__name__})
             self.failure = error
 
+    def _take_limits(self, limits: Limits) -> None:
+        settings = self._settings
+        self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
+        self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
+        self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
+
+    def _take_replacements(self) -> None:
+        """Go over to other objects where there are some; nothing is on its way now."""
+        for sender in self._senders:
+            sender.take_replacement()
+        with self._changed:
+            width = len(self._senders)
+            self._take_limits(self._senders[0].destination.limits)
+            self._queue.limit(max_events=self._max_events * width, max_bytes=self._max_bytes * width)
+
     def _next(self) -> Batch | None:
         """Wait for events that are many enough or have lingered long enough; None: it is time to leave."""
-        with self._changed:
-            while True:
-                if self._aborted.is_set():
-                    raise Aborted
-                if self._spooling:
-                    if self._leaving.is_set():
-                        return None
-                    if self._front or self._loaded < self._durable.place:
-                        break
-                    if not self._end_spooling():
-                        self._changed.wait()
-                    continue
-                if self._queue.events:
-                    wait = self._queue.oldest + self._linger_s - time.monotonic()
-                    if (
-                        wait <= 0
-                        or self._leaving.is_set()
-                        or self._queue.events >= self._max_events
-                        or self._queue.wire_bytes >= self._max_bytes
-                    ):
-                        break
-                    self._changed.wait(wait)
-                elif self._leaving.is_set():
+        while True:
+            with self._changed:
+                is_ready = self._wait_for_events()
+                limit = self._durable.place if self._spooling else None
+                chunks = self._queue.front()
+                if limit is None:
+                    self._in_flight = min(self._queue.events, self._max_events * len(self._senders))
+            if is_ready is None:
+                return None
+            if is_ready:
+                # Outside the lock: this is where events become JSON, or are read from disk.
+                return self._queue.cut(chunks) if limit is None else self._from_spool(limit)
+            self._take_replacements()
+
+    def _wait_for_events(self) -> bool | None:
+        """Whether there are some; False: there is a replacement to go over to; None: it is time to leave."""
+        while True:
+            if self._aborted.is_set():
+                raise Aborted
+            if any(sender.has_replacement for sender in self._senders):
+                return False
+            if self._spooling:
+                if self._leaving.is_set():
                     return None
-                else:
+                if self._front or self._loaded < self._durable.place:
+                    return True
+                if not self._end_spooling():
                     self._changed.wait()
-            limit = self._durable.place if self._spooling else None
-            chunks = self._queue.front()
-            if limit is None:
-                self._in_flight = min(self._queue.events, self._max_events * len(self._senders))
-        # Outside the lock: this is where events become JSON, or are read from disk.
-        return self._queue.cut(chunks) if limit is None else self._from_spool(limit)
+            elif self._queue.events:
+                wait = self._queue.oldest + self._linger_s - time.monotonic()
+                if (
+                    wait <= 0
+                    or self._leaving.is_set()
+                    or self._queue.events >= self._max_events
+                    or self._queue.wire_bytes >= self._max_bytes
+                ):
+                    return True
+                self._changed.wait(wait)
+            elif self._leaving.is_set():
+                return None
+            else:
+                self._changed.wait()
 
     def _from_spool(self, limit: Place) -> Batch:
         """The next events on disk; none where what is next cannot be read, which is on record then."""

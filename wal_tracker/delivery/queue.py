@@ -111,6 +111,10 @@ class Queue:
         self.position = lsn
         return True
 
+    def limit(self, *, max_events: int, max_bytes: int) -> None:
+        """Cut batches within other limits from now on; not between `front` and `cut`."""
+        self._max_events, self._max_bytes = max_events, max_bytes
+
     @property
     def oldest(self) -> float:
         """When the chunk at the front arrived; only while there is one."""

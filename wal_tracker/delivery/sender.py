@@ -17,6 +17,7 @@ from typing import Protocol
 import orjson
 
 from wal_tracker.delivery.backoff import Backoff
+from wal_tracker.delivery.lanes import batches
 from wal_tracker.destinations.base import BatchRefused, Destination, Mark, Outcome, Rejected
 from wal_tracker.errors import DestinationError, DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.failpoints import hit
@@ -132,9 +133,20 @@ class Sender:
         self.mark = mark if opened is None else opened
 
     def replace(self, destination: Destination) -> None:
-        """Take another object instead, before the next attempt; one that cannot be opened is given up."""
+        """
+        Take another object instead, before the next attempt: the same vendor by newer options.
+
+        The old object is closed, the new one opened with the mark as it is; where that fails the old one is opened
+        again, and a log line says so.
+        """
+        # One that was still waiting has never been open.
         self._replacement = destination
         self._wake.set()
+
+    @property
+    def has_replacement(self) -> bool:
+        """Whether another object waits to be taken."""
+        return self._replacement is not None
 
     def abort(self) -> None:
         """Let `send` raise `Aborted` at the next opportunity."""
@@ -158,9 +170,16 @@ class Sender:
         buried = 0
         pieces: list[Sequence[Deliverable]] = [events]
         while pieces:
+            if self._replacement is not None and self.take_replacement():
+                # Events that were cut for one object, as another one takes them.
+                limits = self.destination.limits
+                pieces = [
+                    part for one in pieces for part in batches(one, limits.max_batch_events, limits.max_batch_bytes)
+                ]
             piece = pieces[0]
             self._rest(self._pace.wait_s(len(piece)))
-            self._take_replacement()
+            if self._replacement is not None:
+                continue
             hit("before_destination")
             try:
                 self._calling_since = time.monotonic()
@@ -200,7 +219,7 @@ class Sender:
 
     def bury(self, refused: Sequence[tuple[Deliverable, str]]) -> int:
         """Make dead letters, on disk before this returns; gives how many."""
-        self._records.add([_dead_letter(event, self.name, reason) for event, reason in refused])
+        self._records.add([dead_letter(event, self.name, reason) for event, reason in refused])
         logger.warning(
             "events were refused and are now dead letters (`wal_tracker dlq list`)",
             extra={"destination": self.name, "events": len(refused)},
@@ -257,26 +276,30 @@ class Sender:
         if self._aborted:
             raise Aborted
 
-    def _take_replacement(self) -> None:
-        destination, self._replacement = self._replacement, None
-        if destination is None:
-            return
+    def take_replacement(self) -> bool:
+        """Go over to the other object, if there is one, and say whether we did; on the thread that sends."""
+        new, self._replacement = self._replacement, None
+        if new is None:
+            return False
         self._wake.clear()
         if self._aborted:
             raise Aborted
+        old = self.destination
+        old.close()
         try:
-            opened = destination.open(self.mark)
+            opened = new.open(self.mark)
         except DestinationError as error:
-            destination.close()
             logger.error(
-                "the destination as it is configured now cannot be opened; going on with the one before",
+                "a destination cannot be opened with its new options; going on with those before",
                 extra={"destination": self.name, "reason": error.message},
             )
-            return
-        self.destination.close()
-        self.destination = destination
+            new.close()
+            opened = old.open(self.mark)
+        else:
+            self.destination = new
+            logger.info("a destination goes on with its new options", extra={"destination": self.name})
         self.mark = self.mark if opened is None else opened
-        logger.info("a destination goes on as it is configured now", extra={"destination": self.name})
+        return self.destination is new
 
     def _taken(self) -> None:
         self.refusal = None
@@ -288,7 +311,16 @@ class Sender:
             self._backoff.reset()
 
 
-def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLetter:
+def dead_letter(event: Deliverable, destination: str, reason: str, *, rule: str = "") -> DeadLetter:
+    """
+    The letter of an event a destination does not get.
+
+    Args:
+        event: As it is to be replayed.
+        destination: Its name.
+        reason: Why; without values.
+        rule: What of the configuration could not be evaluated; empty: the destination refused it.
+    """
     source = event.source
     table = f"{source['schema']}.{source['table']}" if "table" in source else f"message.{source.get('prefix', '')}"
     try:
@@ -298,8 +330,8 @@ def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLette
     return DeadLetter(
         id=event.id,
         destination=destination,
-        kind="rejected",
-        rule="",
+        kind="rule" if rule else "rejected",
+        rule=rule,
         event=event.name,
         table=table,
         commit_lsn=LSN.parse(source["commit_lsn"]),

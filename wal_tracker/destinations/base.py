@@ -93,7 +93,9 @@ class Destination(Protocol):
 
     def open(self, mark: Mark | None) -> Mark | None:
         """
-        Make ready to deliver; called once, before the first batch.
+        Make ready to deliver; called before the first batch.
+
+        Called again after `close` where new options were to be taken over (SIGHUP) and could not be opened.
 
         Args:
             mark: The mark of the receipt that was stored last, or None at the very first start.

@@ -18,7 +18,9 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timezone
 from http.cookiejar import DefaultCookiePolicy
@@ -52,6 +54,22 @@ TRANSIENT = frozenset({408, 425, 429})
 # a backlog for a rotated key helps nobody.
 ABOUT_THE_EVENTS = frozenset({400, 409, 413, 422})
 """What speaks of the content."""
+# Which headers may be shown with their values; every other one may be, or hold, a credential.
+_SHOWN_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "retry-after",
+        "user-agent",
+        "webhook-id",
+        "webhook-timestamp",
+    }
+)
 _NEVER_MENDS = frozenset({501, 505})
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -145,6 +163,33 @@ class Answer:
     """Whatever case a name is asked for in."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and what came of it, to be shown: no credential is in it, nor what of the URL may be one."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    """Before compression."""
+    answer: Answer | None
+    failure: str = ""
+    """Why there was no answer."""
+
+
+_observer: ContextVar[Callable[[Exchange], None] | None] = ContextVar("observer", default=None)
+
+
+@contextmanager
+def observed(observer: Callable[[Exchange], None]) -> Iterator[None]:
+    """Call `observer` with every exchange of every client on this thread, until the block is left."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
 class HttpClient:
     """
     Posts to one URL, and asks other things of its host. One thread.
@@ -166,6 +211,7 @@ class HttpClient:
         transient: frozenset[int] = TRANSIENT,
         refusals: frozenset[int] = ABOUT_THE_EVENTS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        confidential: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """
@@ -180,6 +226,7 @@ class HttpClient:
             transient: Statuses below 500 after which the same is sent again.
             refusals: Statuses that refuse what was sent for good, and say nothing of us; they come before all others.
             max_answer_bytes: More of an answer is not read.
+            confidential: What it says and hears are credentials, to be shown to nobody.
             clock: Seconds since the Unix epoch; a test may give its own.
 
         Raises:
@@ -197,7 +244,7 @@ class HttpClient:
         self._transient, self._refusals, self._max_answer_bytes = transient, refusals, max_answer_bytes
         self._clock = clock
         self._secrets = sorted({*filter(None, secrets), *_secrets_in(url)}, key=len, reverse=True)
-        self._credential = ""
+        self._credential, self._is_confidential = "", confidential
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.verify = ca_file or True
@@ -274,7 +321,7 @@ class HttpClient:
         Raises:
             DestinationUnavailable, BatchRefused, DestinationRefusedUs: As `post`.
         """
-        sent = dict(headers)
+        sent, plain = dict(headers), body
         self._credential = sent.get("Authorization", "").rpartition(" ")[2]
         if gzip and body is not None:
             # mtime=0: the same events give the same bytes.
@@ -288,8 +335,11 @@ class HttpClient:
                 deadline = time.monotonic() + self._timeout[1]
                 answer = Answer(response.status_code, self._read(response, deadline), response.headers)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            failure = self._failure(error)
+            self._tell(method, url, plain, sent, None, str(failure))
             # Without its cause: the libraries' texts hold the whole URL.
-            raise self._failure(error) from None
+            raise failure from None
+        self._tell(method, url, plain, sent, answer)
         if 200 <= answer.status < 300 or answer.status in judged:
             return answer
         raise self.verdict(answer)
@@ -309,6 +359,38 @@ class HttpClient:
     def close(self) -> None:
         """Let go of the connection; calling it twice is harmless."""
         self._session.close()
+
+    def _tell(
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        answer: Answer | None,
+        failure: str = "",
+    ) -> None:
+        """Show the exchange to who watches, if somebody does."""
+        observer = _observer.get()
+        if observer is None or self._is_confidential:
+            return
+        every = {**self._session.headers, **headers}
+        if self._session.auth is not None:
+            every["Authorization"] = ""
+        shown = {name: str(text) if name.lower() in _SHOWN_HEADERS else "***" for name, text in every.items()}
+        if answer is not None:
+            harmless = {name: text for name, text in answer.headers.items() if name.lower() in _SHOWN_HEADERS}
+            answer = Answer(answer.status, self._hidden(answer.body), harmless)
+        place, asked, query = url.partition("?")
+        # As in `_secrets_in`: a short text is no secret.
+        told = "&".join(f"{name}={text if len(text) < 4 else '***'}" for name, text in parse_qsl(query))
+        url = self._hidden(place.encode()).decode() + asked + told
+        observer(Exchange(method, url, shown, self._hidden(body or b""), answer, failure))
+
+    def _hidden(self, text: bytes) -> bytes:
+        """Without our secrets."""
+        for secret in filter(None, (self._credential, *self._secrets)):
+            text = text.replace(secret.encode(), b"***")
+        return text
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The beginning of the answer; a body that never ends, or trickles, is left."""
@@ -411,6 +493,7 @@ class HttpOptions:
         transient: frozenset[int] = TRANSIENT,
         refusals: frozenset[int] = ABOUT_THE_EVENTS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        confidential: bool = False,
     ) -> HttpClient:
         """A client with these options; the arguments are `HttpClient`'s."""
         return HttpClient(
@@ -423,6 +506,7 @@ class HttpOptions:
             ca_file=self.ca_file,
             transient=transient,
             refusals=refusals,
+            confidential=confidential,
             max_answer_bytes=max_answer_bytes,
         )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from wal_tracker import cel
+from wal_tracker.config.globs import chosen
 from wal_tracker.config.model import Config, Expression, TrackRule
 from wal_tracker.errors import ConfigError, RuleError
 from wal_tracker.model import EXACT, Column, Relation, ReplicaIdentity
@@ -23,6 +24,7 @@ from wal_tracker.rules.compile import compile_expression, reads_changed
 from wal_tracker.rules.distinct_id import property_naming_the_user
 from wal_tracker.rules.engine import RuleSet
 from wal_tracker.rules.environment import environment
+from wal_tracker.rules.shape import compile_when
 
 Severity = Literal["error", "finding", "warning"]
 """
@@ -106,6 +108,13 @@ def check(config: Config, types: TypeCatalog, tables: Iterable[TableDescription]
     problems = [Problem("warning", warning) for warning in config.warnings]
     for rule in config.rules:
         problems += _RuleCheck(rule, config, scope, known, hash_key).problems()
+    for entry in (*config.destinations, *config.raw_destinations):
+        if entry.when is not None:
+            try:
+                compile_when(entry.when, hash_key)
+            except RuleError as error:
+                problems.append(Problem.of(error))
+    problems += _plain_ids(config)
     if known is not None:
         problems += _ignored_names(config, known)
     return problems
@@ -397,6 +406,29 @@ def _unknown_table(schema: str, table: str, tables: Mapping[tuple[str, str], Tab
     near = difflib.get_close_matches(table, [name for where, name in tables if where == schema], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"there is no table {table} in schema {schema}{hint}"
+
+
+def _plain_ids(config: Config) -> Iterator[Problem]:
+    """A destination that is to get a pseudonym, and gets what it stands for as the event's distinct_id."""
+    for entry in config.destinations:
+        globs = entry.properties.hash if entry.properties is not None else ()
+        if chosen(globs, "distinct_id"):
+            continue
+        users = {
+            user
+            for rule in config.rules
+            if rule.distinct_id is None
+            for properties in (rule.properties, *rule.blocks.values())
+            if (user := property_naming_the_user(rule.table, properties)) is not None and chosen(globs, user)
+        }
+        if users:
+            yield Problem(
+                "warning",
+                f"{', '.join(sorted(users))} is hashed, but it also names the user, and the event's distinct_id goes "
+                "there as it is; if that is not meant, list distinct_id, too",
+                f"{entry.path}.properties.hash",
+                str(config.path or ""),
+            )
 
 
 def _ignored_names(config: Config, tables: Mapping[tuple[str, str], TableDescription]) -> Iterator[Problem]:

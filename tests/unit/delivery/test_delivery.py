@@ -430,3 +430,116 @@ def test_a_destination_that_cannot_be_opened_is_told_at_the_start(bench: Bench) 
         bench.start()
 
     assert not [thread for thread in threading.enumerate() if thread.name == "delivery-memory"]
+
+
+# Another object for the same vendor ------------------------------------------------------------------
+
+
+def test_an_idle_delivery_goes_over_to_its_replacement_at_once(bench: Bench) -> None:
+    """The old one is closed, the new one opened with the mark as it is, and events go on in it."""
+    delivery, new = bench.start(position=5), MemoryDestination()
+    delivery.offer(events(1, 2), LSN(1000), 100)
+    settle(delivery)
+
+    delivery.replace(new)
+    wait_until(lambda: bool(new.opened_with))
+    delivery.offer(events(3), LSN(2000), 100)
+    settle(delivery)
+
+    assert (bench.destination.closed, new.opened_with, new.closed) == (1, [{"stored": 2}], 0)
+    assert bench.numbers() == [1, 2]
+    assert [event.properties["number"] for event in new.events.values()] == [3]
+    assert delivery.position() == (LSN(2000), {"stored": 1})
+
+
+def test_what_is_being_tried_again_goes_to_the_replacement(bench: Bench) -> None:
+    """However long the wait would be: a wrong URL is mended by giving the right one. Nothing is lost on the way."""
+    delivery = bench.start(settings=DeliverySettings(retry_base_s=600, retry_cap_s=600))
+    new = MemoryDestination(limits=Limits(max_batch_events=2))
+    bench.destination.script.extend([DestinationUnavailable("memory", "down", retry_after_s=300)])
+    delivery.offer(events(1, 2, 3, 4, 5), LSN(1000), 100)
+    wait_until(lambda: delivery.retries == 1)
+
+    delivery.replace(new)
+    settle(delivery)
+
+    assert bench.numbers() == []
+    sizes = [len(batch) for batch in new.batches]
+    assert [event.properties["number"] for event in new.events.values()] == [1, 2, 3, 4, 5]
+    assert max(sizes) == 2, "within the limits of the new one"
+    assert delivery.position()[0] == LSN(1000)
+
+
+def test_a_replacement_that_is_too_small_in_bytes_gets_smaller_batches(bench: Bench) -> None:
+    """Limits may depend on options."""
+    size = len(events(1)[0].to_json())
+    delivery = bench.start()
+    new = MemoryDestination(limits=Limits(max_batch_bytes=2 * size + 2, linger_s=0.0))
+    bench.destination.script.extend([DestinationUnavailable("memory", "down", retry_after_s=300)])
+    delivery.offer(events(1, 2, 3, 4), LSN(1000), 100)
+    wait_until(lambda: delivery.retries == 1)
+
+    delivery.replace(new)
+    settle(delivery)
+    delivery.offer(events(5, 6, 7), LSN(2000), 100)
+    settle(delivery)
+
+    assert [[event.properties["number"] for event in batch] for batch in new.batches] == [[1, 2], [3, 4], [5, 6], [7]]
+
+
+def test_a_request_on_its_way_ends_before_the_replacement_begins(bench: Bench) -> None:
+    """Its events are not sent a second time."""
+    begun = threading.Event()
+
+    class Slow(MemoryDestination):
+        def deliver(self, batch: Sequence[Deliverable]) -> Receipt:
+            begun.set()
+            return super().deliver(batch)
+
+    bench.destination = Slow()
+    delivery, new = bench.start(), MemoryDestination()
+    bench.destination.gate.clear()
+    delivery.offer(events(1), LSN(1000), 100)
+    assert begun.wait(10)
+
+    delivery.replace(new)
+    assert new.opened_with == []
+    bench.destination.gate.set()
+    wait_until(lambda: bool(new.opened_with))
+
+    assert bench.numbers() == [1]
+    assert new.batches == []
+
+
+def test_a_replacement_that_cannot_be_opened_leaves_the_old_one_at_work(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And it is said, with the reason."""
+    class Refused(MemoryDestination):
+        def open(self, mark: Any) -> None:
+            raise DestinationRefusedUs("memory", "the address is not allowed")
+
+    delivery, new = bench.start(), Refused()
+    delivery.offer(events(1), LSN(1000), 100)
+    settle(delivery)
+    delivery.replace(new)
+    wait_until(lambda: len(bench.destination.opened_with) == 2)
+    delivery.offer(events(2), LSN(2000), 100)
+    settle(delivery)
+
+    assert bench.numbers() == [1, 2]
+    assert (bench.destination.opened_with[1], new.closed) == ({"stored": 1}, 1)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.reason == "the address is not allowed"  # type: ignore[attr-defined]
+
+
+def test_stopping_closes_the_replacement(bench: Bench) -> None:
+    """Also one that came while the last events were on their way."""
+    delivery, new = bench.start(), MemoryDestination()
+    delivery.replace(new)
+    delivery.offer(events(1), LSN(1000), 100)
+
+    assert delivery.stop(10)
+
+    assert (bench.destination.closed, new.closed) == (1, 1)
+    assert [event.properties["number"] for event in new.events.values()] == [1]
