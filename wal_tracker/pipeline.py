@@ -30,7 +30,7 @@ from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.transactions import SWITCH_PREFIX
 from wal_tracker.destinations.base import Mark
-from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
+from wal_tracker.errors import DeadLettersFull, DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Change, Commit, Event, Item, Message, NoEvent, RowEvent, Transaction
@@ -51,6 +51,9 @@ IDLE_CONFIRM_INTERVAL_S = 1.0
 
 # How often the state store is asked for dead letters a person wants delivered.
 REPLAY_INTERVAL_S = 2.0
+
+# How often it is looked whether there is room for dead letters again.
+LETTERS_RETRY_S = 2.0
 
 RECONNECT_BASE_S = 0.2
 RECONNECT_CAP_S = 15.0
@@ -307,7 +310,12 @@ class Pipeline:
             if items:
                 hit("after_decode")
                 self._process(items)
-                self._hand_on(self._source.last_read_bytes / len(items))
+                item_bytes = self._source.last_read_bytes / len(items)
+                if self._failures and not self._bury():
+                    return
+                self._hand_on(item_bytes)
+                if not self._connected:
+                    return
                 if self._has_ended:
                     # What is still to be delivered may take long, and a socket we hold is a socket we read.
                     self._disconnect()
@@ -498,10 +506,6 @@ class Pipeline:
         Args:
             item_bytes: What an item of this burst took on the wire; by it the queues' memory is bounded.
         """
-        if self._failures:
-            # Durable before any position can pass them.
-            self._state.add(self._failures)
-            self._failures = []
         handed, inside = self._handed, self._transaction is not None
         for channel in self._channels:
             pending, boundary = channel.pending, channel.boundary
@@ -522,6 +526,36 @@ class Pipeline:
                 channel.delivery.offer(channel.pending, None, int(item_bytes * open_events) + 1)
                 channel.pending = []
 
+    def _bury(self) -> bool:
+        """
+        Rule errors as dead letters, on disk before anything of their burst is handed on and any position can pass them.
+
+        Where there is no room for them it waits until there is, without a stream. False: asked to stop meanwhile; they
+        come again.
+        """
+        attempts = 0
+        while True:
+            try:
+                self._state.add(self._failures)
+            except DeadLettersFull as full:
+                self._failures = self._failures[full.stored :]
+                if self._connected:
+                    self.stats.stalls += 1
+                    self._disconnect()
+                attempts += 1
+                # The first, second, fourth, eighth …
+                logger.log(
+                    logging.DEBUG if attempts & (attempts - 1) else logging.WARNING,
+                    "no room for dead letters; reading waits, and the server keeps the WAL",
+                    extra={"reason": str(full), "letters": len(self._failures), "attempt": attempts},
+                )
+                self._wait(LETTERS_RETRY_S)
+                if self._stopping:
+                    return False
+            else:
+                self._failures = []
+                return True
+
     def _idle(self) -> None:
         """Nothing came: WAL without anything for us is progress too, or the slot would hold it for ever."""
         caught_up = self._source.caught_up_lsn
@@ -541,7 +575,7 @@ class Pipeline:
         """Look for letters to replay now and then; mark them once they and the positions over them are on disk."""
         if self._replay is None or time.monotonic() < self._next_replay:
             return
-        if self._replay.is_settled:
+        if self._replay.is_waiting and self._replay.is_settled:
             self.save()
             self._replay.finish()
         waits = self._replay.begin()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +21,7 @@ import orjson
 from wal_tracker.delivery.backoff import Backoff
 from wal_tracker.delivery.queue import Batch, Queue
 from wal_tracker.destinations.base import BatchRefused, Destination, Mark, Outcome, Rejected
-from wal_tracker.errors import DestinationUnavailable
+from wal_tracker.errors import DeadLettersFull, DestinationUnavailable
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
@@ -37,7 +37,12 @@ class DeadLetters(Protocol):
     """Where refused events are kept; the state store."""
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep them; returns when they are on disk. Idempotent on (id, destination)."""
+        """
+        Keep them; returns when they are on disk. Idempotent on (id, destination).
+
+        Raises:
+            DeadLettersFull: There is room for the first of them only, or for none.
+        """
         ...
 
 
@@ -67,7 +72,12 @@ class Delivery:
     """
 
     def __init__(
-        self, name: str, destination: Destination, settings: DeliverySettings, dead_letters: DeadLetters
+        self,
+        name: str,
+        destination: Destination,
+        settings: DeliverySettings,
+        dead_letters: DeadLetters,
+        rule_of: Callable[[Deliverable], str] = lambda _: "",
     ) -> None:
         """
         Args:
@@ -75,11 +85,13 @@ class Delivery:
             destination: Called from one thread at a time.
             settings: See there.
             dead_letters: Where refused events go.
+            rule_of: The id of the rule that made an event; asked for dead letters only.
         """
         limits = destination.limits
         self.name = name
         self._destination = destination
         self._dead_letters = dead_letters
+        self._rule_of = rule_of
         self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
         self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
         self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
@@ -256,7 +268,7 @@ class Delivery:
         """Send a batch until every event of it is durable or a dead letter; then move the position."""
         self._buried = 0
         if batch.unwritable is not None:
-            self._bury([(batch.unwritable, f"it cannot be written as JSON: {batch.reason}")])
+            self._bury([(batch.unwritable, Rejected(f"it cannot be written as JSON: {batch.reason}"))])
         pieces: list[Sequence[Deliverable]] = [batch.events] if batch.events else []
         while pieces:
             if self._aborted.is_set():
@@ -270,7 +282,7 @@ class Delivery:
                 continue
             except BatchRefused as refusal:
                 if len(piece) == 1:
-                    self._bury([(piece[0], refusal.reason)])
+                    self._bury([(piece[0], Rejected(refusal.reason, refusal.answer))])
                     del pieces[0]
                 else:
                     half = len(piece) // 2
@@ -299,7 +311,7 @@ class Delivery:
 
     def _settle(self, piece: Sequence[Deliverable], outcomes: Mapping[int, Outcome]) -> list[Deliverable]:
         """Bury what was refused for good, wait if something must come again, and give that back in order."""
-        refused: list[tuple[Deliverable, str]] = []
+        refused: list[tuple[Deliverable, Rejected]] = []
         again: list[Deliverable] = []
         retry_after_s: float | None = None
         reason = ""
@@ -308,7 +320,7 @@ class Delivery:
             if outcome is None:
                 continue
             if isinstance(outcome, Rejected):
-                refused.append((event, outcome.reason))
+                refused.append((event, outcome))
             else:
                 again.append(event)
                 reason = reason or outcome.reason
@@ -322,23 +334,35 @@ class Delivery:
             self._wait_to_retry(reason or "some events were not taken", retry_after_s)
         return again
 
-    def _bury(self, refused: Sequence[tuple[Deliverable, str]]) -> None:
-        """Dead letters, on disk before this returns."""
-        self._dead_letters.add([_dead_letter(event, self.name, reason) for event, reason in refused])
+    def _bury(self, refused: Sequence[tuple[Deliverable, Rejected]]) -> None:
+        """Dead letters, on disk before this returns; where there is no room for them it waits until there is."""
+        letters = [_dead_letter(event, self._rule_of(event), self.name, refusal) for event, refusal in refused]
+        while letters:
+            try:
+                self._dead_letters.add(letters)
+                break
+            except DeadLettersFull as full:
+                letters = letters[full.stored :]
+                self._wait_to_retry(str(full), None, "no room for dead letters; this destination waits")
         self._buried += len(refused)
         logger.warning(
             "events were refused and are now dead letters (`wal_tracker dlq list`)",
             extra={"destination": self.name, "events": len(refused)},
         )
 
-    def _wait_to_retry(self, reason: str, retry_after_s: float | None) -> None:
+    def _wait_to_retry(
+        self,
+        reason: str,
+        retry_after_s: float | None,
+        what: str = "a destination is not taking events; trying again",
+    ) -> None:
         wait_s = self._backoff.next_s(retry_after_s)
         self.retries += 1
         attempts = self._backoff.attempts
         # The first, second, fourth, eighth …: an outage of a night is a page of log.
         logger.log(
             logging.DEBUG if attempts & (attempts - 1) else logging.WARNING,
-            "a destination is not taking events; trying again",
+            what,
             extra={
                 "destination": self.name,
                 "reason": reason,
@@ -358,7 +382,7 @@ class Delivery:
             self._backoff.reset()
 
 
-def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLetter:
+def _dead_letter(event: Deliverable, rule: str, destination: str, refusal: Rejected) -> DeadLetter:
     source = event.source
     table = f"{source['schema']}.{source['table']}" if "table" in source else f"message.{source.get('prefix', '')}"
     try:
@@ -369,11 +393,12 @@ def _dead_letter(event: Deliverable, destination: str, reason: str) -> DeadLette
         id=event.id,
         destination=destination,
         kind="rejected",
-        rule="",
+        rule=rule,
         event=event.name,
         table=table,
         commit_lsn=LSN.parse(source["commit_lsn"]),
         commit_time=event.timestamp,
-        reason=reason,
+        reason=refusal.reason,
         payload=payload,
+        answer=refusal.answer,
     )

@@ -43,6 +43,8 @@ CONNECT_TIMEOUT_S = 10.0
 # Of an answer we read a reason at most; more would be memory given to a stranger.
 MAX_ANSWER_BYTES = 64 * 1024
 _REASON_CHARACTERS = 300
+# Of it what a dead letter keeps.
+_TOLD_CHARACTERS = 2000
 
 TRANSIENT = frozenset({408, 425, 429})
 """Below 500, what passes."""
@@ -279,7 +281,7 @@ class HttpClient:
                 retry_after_s=retry_after_s(answer.headers, self._clock()),
             )
         if status in _ABOUT_THE_EVENTS:
-            return BatchRefused(f"HTTP {status}{self._reason(answer.body)}")
+            return BatchRefused(f"HTTP {status}{self._reason(answer.body)}", self.told(status, answer.body))
         if 300 <= status < 400:
             return DestinationRefusedUs(
                 self.name, f"{said}, a redirect, which is not followed; configure the final URL"
@@ -317,13 +319,29 @@ class HttpClient:
             what = f"cut the connection ({type(_root(error)).__name__})"
         return DestinationUnavailable(self.name, f"{self.origin} {what}")
 
+    def told(self, status: int, body: bytes) -> str:
+        """An answer for a dead letter: its status, and the beginning of its body as it came, without our secrets."""
+        text = self._without_secrets(body, _TOLD_CHARACTERS)
+        text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+        return f"HTTP {status}\n{text}"
+
     def _reason(self, body: bytes) -> str:
         """The vendor's words, short, printable, and without our secrets."""
-        text = body[: 4 * _REASON_CHARACTERS].decode("utf-8", "replace")
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        text = self._without_secrets(body, 4 * _REASON_CHARACTERS)
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_REASON_CHARACTERS]
         return f": {text}" if text else ""
+
+    def _without_secrets(self, body: bytes, characters: int) -> str:
+        """The beginning of a body; no part of a secret is in it."""
+        longest = max((len(secret.encode()) for secret in self._secrets), default=0)
+        end = 4 * characters + longest
+        text = body[:end].decode("utf-8", "replace")
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        if len(body) > end and longest:
+            # Where we stop, one may be cut in two.
+            text = text[:-longest]
+        return text[:characters]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
