@@ -139,29 +139,32 @@ class Mixpanel(HttpBatches):
         answer = self._http.post(body, JSON, gzip=self.config.gzip, judged=frozenset({400}))
         if answer.status != 400:
             return {}
-        failed = _failed(answer, len(items))
+        failed = self._failed(answer, len(items))
         if not failed:
             raise self._http.verdict(answer)
         return failed
 
+    def _failed(self, answer: Answer, count: int) -> dict[int, Outcome]:
+        """
+        What a 400 says of each record; empty where it speaks of the request as a whole.
 
-def _failed(answer: Answer, count: int) -> dict[int, Outcome]:
-    """
-    What a 400 says of each record; empty where it speaks of the request as a whole.
-
-    Raises:
-        BatchRefused: It cannot be read. Should the good records have been stored all the same, they come again in the
-            halves of the batch with the same ``$insert_id``.
-    """
-    try:
-        document = orjson.loads(answer.body)
-        records = document.get("failed_records") or []
-        failed: dict[int, Outcome] = {
-            int(record["index"]): Rejected(f"Mixpanel: {record.get('field')}: {record.get('message')}"[:300])
-            for record in records
-        }
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BatchRefused("HTTP 400, and an answer that is not Mixpanel's") from error
-    if not all(0 <= index < count for index in failed):
-        raise BatchRefused("HTTP 400, and it names records that were not sent")
-    return failed
+        Raises:
+            BatchRefused: It cannot be read. Should the good records have been stored all the same, they come again in
+                the halves of the batch with the same ``$insert_id``.
+        """
+        told = self._http.told(answer.status, answer.body)
+        try:
+            document = orjson.loads(answer.body)
+            records = document.get("failed_records") or []
+            failed: dict[int, Outcome] = {
+                int(record["index"]): Rejected(
+                    f"Mixpanel: {record.get('field')}: {record.get('message')}"[:300],
+                    self._http.told(answer.status, orjson.dumps(record)),
+                )
+                for record in records
+            }
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BatchRefused("HTTP 400, and an answer that is not Mixpanel's", told) from error
+        if not all(0 <= index < count for index in failed):
+            raise BatchRefused("HTTP 400, and it names records that were not sent", told)
+        return failed

@@ -64,7 +64,11 @@ def test_status_counts_dead_letters_and_gaps(project: Project) -> None:
     assert project.finished("run", "--until-caught-up").code == 0
     done = project.run("status", "--json")
     assert done.code == 0, done.stdout
-    assert done.json()["dead_letters"] == {"dead": 1, "replay": 0}
+    letters = done.json()["dead_letters"]
+    assert (letters["dead"], letters["replay"], letters["replayed"]) == (1, 0, 0)
+    (counted,) = letters["by_destination"]
+    assert (counted["destination"], counted["kind"], counted["oldest"]) == ("", "rule", letters["oldest"])
+    assert "DEAD LETTERS OF" in project.run("status").stdout
     (gap,) = done.json()["gaps"]
     assert gap["reason"] == "slot_ahead"
 

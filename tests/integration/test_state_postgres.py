@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -13,6 +14,9 @@ from wal_tracker.errors import StateError
 from wal_tracker.lsn import LSN
 from wal_tracker.state import open_state
 from wal_tracker.state.base import Cursor
+
+
+VERSION_1 = Path(__file__).parents[1] / "support" / "state_1"
 
 
 def url_of(database: Database, user: str = "", password: str = "") -> str:
@@ -30,6 +34,13 @@ def url(database: Database) -> str:
 
 class TestPostgres(StateStorePromises):
     """A store in a schema."""
+
+    def make_version_1(self, url: str, *statements: str) -> None:
+        """By the script of that version."""
+        with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute((VERSION_1 / "postgres.sql").read_text())
+            for statement in statements:
+                cursor.execute(statement)
 
 
 def test_it_keeps_to_its_own_schema(database: Database, url: str) -> None:

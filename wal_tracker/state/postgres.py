@@ -139,7 +139,7 @@ class PostgresStateStore(SqlStateStore):
             elif part in "*?":
                 expression += ".*" if part == "*" else "."
             else:
-                expression += part if part.isalnum() else rf"\x{ord(part):08x}"
+                expression += part if part.isalnum() else rf"\U{ord(part):08x}"
         return f"^{expression}$"
 
     @contextmanager

@@ -174,7 +174,7 @@ class SqlStateStore(ABC):
                 raise DeadLettersFull(max_letters=self._bound.max_letters, stored=begin + room)
 
     def _make_room(self, execute: Execute, letters: Sequence[DeadLetter]) -> int:
-        """How many of these may be stored, from the first on. Only at the bound it counts, and drops what goes first."""
+        """How many of these may be stored, from the first on. Only at the bound it counts and drops any."""
         if self._bound is None:
             return len(letters)
         limit = self._bound.max_letters

@@ -22,6 +22,9 @@ from wal_tracker.state import open_state
 from wal_tracker.state.base import Cursor
 
 
+VERSION_1 = Path(__file__).parents[2] / "support" / "state_1"
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where the store is."""
@@ -35,6 +38,15 @@ class TestSqlite(StateStorePromises):
     def url(self, path: Path) -> str:
         """Of this test's store."""
         return f"sqlite:///{path}"
+
+    def make_version_1(self, url: str, *statements: str) -> None:
+        """By the script of that version."""
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.executescript((VERSION_1 / "sqlite.sql").read_text())
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("update dead_letter set payload = cast(payload as blob)")
+            connection.commit()
 
 
 def test_nobody_else_may_read_the_files(path: Path) -> None:
