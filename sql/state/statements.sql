@@ -113,7 +113,9 @@ status = :status
 status <> 'replayed'
 
 -- chosen_destination --
-destination = :destination
+-- Not by an index over it: letters are read and changed a page at a time in the order of seq, and each page would read all
+-- of that index anew.
+destination || '' = :destination
 
 -- chosen_kind --
 kind = :kind

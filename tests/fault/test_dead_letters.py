@@ -1,4 +1,4 @@
-"""More dead letters than may be kept: held, nothing is lost and no socket is left unread; shed, all are accounted for."""
+"""More dead letters than may be kept: held, nothing is lost and no socket left unread; shed, all are accounted for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_state_postgres import url_of
 from tests.support import items
 from tests.support.job import Job
 from tests.support.postgres import Database, wait_until
+from tests.support.state import url_of
 from wal_tracker.secret import Secret
 from wal_tracker.state import open_state
 from wal_tracker.state.base import LetterFilter, StateStore

@@ -89,6 +89,27 @@ def test_a_mended_rule_delivers_its_dead_letters(project: Project) -> None:
     assert [letter["status"] for letter in project.run("dlq", "list", "--json").lines()] in ([], ["replayed"])
 
 
+def test_letters_of_one_rule_are_replayed(project: Project) -> None:
+    """By a filter; those of another rule stay, and what cannot be evaluated is no reason to send it twice."""
+    broken = RULES.replace("new.email", "int(new.email)") + "  users.delete: {event: gone, properties: {id: 1 / 0}}\n"
+    project.configure(broken)
+    project.run("apply", "--yes")
+    project.users((1, "a@x"), (2, "b@x"))
+    project.database.sql("delete from users")
+    project.finished("run", "--until-caught-up")
+    assert len(project.run("dlq", "list", "--json").lines()) == 4
+    project.configure(broken.replace("int(new.email)", "new.email"))
+
+    done = project.run("dlq", "replay", "--rule", "users.insert")
+
+    assert (done.code, done.stderr.splitlines()[-1]) == (0, "2 delivered, 0 not")
+    assert [event["properties"]["id"] for event in events(project)] == [1, 2]
+    left = project.run("dlq", "list", "--json").lines()
+    assert [letter["rule"] for letter in left] == ["users.delete"] * 2
+    assert project.run("dlq", "replay", "--rule", "users.insert").stderr.splitlines()[-1] == "0 delivered, 0 not"
+    assert len(events(project)) == 2
+
+
 def test_a_running_run_delivers_what_is_replayed(project: Project) -> None:
     """The process that holds the store sees the mark and delivers."""
     project.configure(RULES.replace("new.email", "int(new.email)"))

@@ -9,21 +9,13 @@ import psycopg2
 import pytest
 
 from tests.support.postgres import Database
-from tests.support.state import StateStorePromises
+from tests.support.state import StateStorePromises, url_of
 from wal_tracker.errors import StateError
 from wal_tracker.lsn import LSN
 from wal_tracker.state import open_state
 from wal_tracker.state.base import Cursor
 
-
 VERSION_1 = Path(__file__).parents[1] / "support" / "state_1"
-
-
-def url_of(database: Database, user: str = "", password: str = "") -> str:
-    """The database as a `state` URL; as the test server's superuser unless told otherwise."""
-    parts = psycopg2.extensions.parse_dsn(database.dsn)
-    login = f"{user or parts['user']}:{password or parts['password']}"
-    return f"postgresql://{login}@{parts['host']}:{parts['port']}/{parts['dbname']}"
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import psycopg2
 import pytest
 
+from tests.support.postgres import Database
 from wal_tracker.errors import CheckpointRegression, DeadLettersFull, StateError
 from wal_tracker.lsn import LSN
 from wal_tracker.state import open_state
@@ -45,6 +47,13 @@ LETTER = DeadLetter(
     payload=b'{"a": "\xc3\xa4\x00"}',
     answer='HTTP 413\n{"error": "too large"}',
 )
+
+
+def url_of(database: Database, user: str = "", password: str = "") -> str:
+    """The database as a `state` URL; as the test server's superuser unless told otherwise."""
+    parts = psycopg2.extensions.parse_dsn(database.dsn)
+    login = f"{user or parts['user']}:{password or parts['password']}"
+    return f"postgresql://{login}@{parts['host']}:{parts['port']}/{parts['dbname']}"
 
 
 class StateStorePromises:
@@ -317,7 +326,8 @@ class StateStorePromises:
         assert {letter.id for letter in store.dead_letters(status=None)} == {f"id-{n}" for n in "1234"} - {*ids}
 
     @pytest.mark.parametrize(
-        "glob", ["*", "a", "a*", "*b", "a?c", "?", "[ab]*", "[!a]*", "a.c", "a%", "a_c", "(a|b)", r"a\c", "***", "$^", "Ω*"]
+        "glob",
+        ["*", "a", "a*", "*b", "a?c", "?", "[ab]*", "[!a]*", "a.c", "a%", "a_c", "(a|b)", r"a\c", "***", "$^", "Ω*"],
     )
     def test_a_glob_is_a_shells(self, store: StateStore, glob: str) -> None:
         """Case and all; no character means something to the database that it does not mean to a shell."""
@@ -455,7 +465,8 @@ class StateStorePromises:
     def test_what_is_shed_is_one_gap_a_destination_that_grows(self, url: str) -> None:
         """From the first to the last that went, and how many; a million of them are no million gaps."""
         letters = [
-            replace(LETTER, id=f"{n:02}", destination="" if n % 2 else "hook", commit_lsn=LSN(100 + n)) for n in range(20)
+            replace(LETTER, id=f"{n:02}", destination="" if n % 2 else "hook", commit_lsn=LSN(100 + n))
+            for n in range(20)
         ]
         with closing(open_state(url, LetterBound(4, "shed"))) as store:
             store.add(letters[:3])
@@ -555,9 +566,10 @@ open_state(sys.argv[1], LetterBound(3, "shed")).add([replace(LETTER, id=id) for 
 VERSION_1 = (
     "insert into source values (1, '1', 2, 'shop', 'slot')",
     """insert into position values ('hook', '0/A', '{"offset": 5}')""",
-    "insert into dead_letter (id, destination, kind, status, rule, event, relation, commit_lsn, commit_time, reason, "
-    "payload, created_at) values ('old', 'hook', 'rejected', 'dead', '', 'e', 'public.t', '0/1', 'then', 'why', '{}', "
-    "'2026-01-01T00:00:00.000Z')",
+    """insert into dead_letter (id, destination, kind, status, rule, event, relation, commit_lsn, commit_time, reason,
+                                payload, created_at)
+       values ('old', 'hook', 'rejected', 'dead', '', 'e', 'public.t', '0/1', 'then', 'why', '{}',
+               '2026-01-01T00:00:00.000Z')""",
     "insert into gap (from_lsn, to_lsn, reason, detail, at) values ('0/1', null, 'slot_lost', 'why', 'then')",
 )
 """What a run of version 1 left behind."""

@@ -66,7 +66,10 @@ _FILTERS = (
     click.option("--table", metavar="TABLE", help="Of this table, with its schema or without."),
     click.option("--kind", type=click.Choice(["rule", "rejected"]), help="Rule errors, or events that were refused."),
     click.option(
-        "--since", metavar="TIME", callback=moment, help="Became a dead letter then or later: RFC 3339, or an age as 2h, 3d."
+        "--since",
+        metavar="TIME",
+        callback=moment,
+        help="Became a dead letter then or later: RFC 3339, or an age (2h, 3d).",
     ),
     click.option("--until", metavar="TIME", callback=moment, help="Became a dead letter before then."),
     click.option("--reason", metavar="TEXT", help="Whose reason has this in it."),

@@ -97,8 +97,9 @@ class Status:
         if self.count("dead"):
             said.append(f"{self.count('dead')} dead letters wait for you: wal_tracker dlq list")
         kept, bound = self.count("dead", "replay"), self.letter_bound
-        if kept >= bound.max_letters and bound.at_bound == "shed":
-            said.append(f"dead letters are at their bound ({bound.max_letters}); the oldest are dropped for new ones")
+        if kept >= bound.max_letters:
+            if bound.at_bound == "shed":
+                said.append(f"dead letters are at their bound ({bound.max_letters}), and the oldest are dropped")
         elif kept >= ALMOST_FULL * bound.max_letters:
             said.append(f"dead letters are at {kept} of {bound.max_letters} (dead_letters.max_letters)")
         if self.gaps:

@@ -180,7 +180,9 @@ def test_times_are_those_at_which_it_became_a_dead_letter(installation: Installa
     assert listed("--since", "2d", "--until", "90m") == ["dddd-4", "eeee-5"]
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2", "2 h", "2026-01-02", "2026-01-02T03:04:05", "2026-02-30T00:00:00Z"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2", "2 h", "2026-01-02", "2026-01-02T03:04:05", "2026-02-30T00:00:00Z"]
+)
 def test_what_is_no_time_is_a_usage_error(installation: Installation, text: str) -> None:
     """A time without its zone would be a guess."""
     done = installation.run("dlq", "drop", "--since", text, "--yes")
@@ -213,7 +215,7 @@ def test_an_id_drops_the_letter_of_the_destination_named(installation: Installat
     installation.state.add([letter("aaaa-1", "webhook")])
     assert installation.run("dlq", "drop", "aaaa", "--destination", "webhook", "--yes").code == 0
     assert installation.ids() == ["aaaa-1", "aabb-2", "cccc-3"]
-    assert [found.destination for found in installation.state.dead_letters()][0] == "posthog"
+    assert next(found.destination for found in installation.state.dead_letters()) == "posthog"
 
 
 def test_export_is_what_show_prints_one_a_line(installation: Installation, tmp_path: Path) -> None:

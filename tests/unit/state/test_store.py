@@ -21,7 +21,6 @@ from wal_tracker.secret import Secret
 from wal_tracker.state import open_state
 from wal_tracker.state.base import Cursor
 
-
 VERSION_1 = Path(__file__).parents[2] / "support" / "state_1"
 
 
