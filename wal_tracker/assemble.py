@@ -51,7 +51,7 @@ from wal_tracker.source.replication import ReplicationSource
 from wal_tracker.source.switch import Switch
 from wal_tracker.source.watch import TableWatch
 from wal_tracker.state import open_state, spool_directory
-from wal_tracker.state.base import OUTBOX, Gap, SourceIdentity, StateStore
+from wal_tracker.state.base import OUTBOX, Gap, LetterBound, SourceIdentity, StateStore
 
 logger = logging.getLogger("wal_tracker.assemble")
 
@@ -189,12 +189,13 @@ class Sinks:
         hash_key = config.hash_key.reveal().encode() if config.hash_key else None
         self._shapes = {entry.name: Shape.of(entry, hash_key) for entry, _ in (*self.events, *self.raw)}
 
-    def channels(self, state: StateStore, position: LSN) -> list[Channel]:
+    def channels(self, state: StateStore, rules: RuleSet, position: LSN) -> list[Channel]:
         """
         One channel for each destination, beginning where the state store says it stands.
 
         Args:
             state: Where positions and dead letters are.
+            rules: Know which rule made an event that is refused.
             position: Where a destination begins that is not known yet.
         """
         cursors = state.cursors()
@@ -209,6 +210,7 @@ class Sinks:
                 state,
                 siblings=siblings,
                 spool=self._spool(entry),
+                rule_of=rules.rule_of,
             )
             start = max(position, cursor.lsn) if cursor else position
             shape = self._shapes[entry.name]
@@ -363,7 +365,8 @@ class Run:
         config, settings = self._config, self._settings
         # Options that are wrong are found before anything is touched.
         self._names = Sinks(config, self._given).names
-        self.state = state = open_state(config.state)
+        letters = config.dead_letters
+        self.state = state = open_state(config.state, LetterBound(letters.max_letters, letters.at_bound))
         stack.callback(state.close)
         stack.enter_context(state.exclusive())
         stack.callback(lambda: self._source.close())
@@ -658,7 +661,7 @@ class Run:
         self.pipeline = Pipeline(
             source,
             rules,
-            sinks.channels(self.state, position),
+            sinks.channels(self.state, rules, position),
             self.state,
             self._config.delivery,
             position=position,
@@ -775,5 +778,5 @@ def replay_dead_letters(config: Config, state: StateStore) -> ReplayResult:
         types = TypeCatalog()
         mode = "trigger" if known is not None and known.slot == OUTBOX else "wal"
         rules = RuleSet(config, types, system_identifier=known.system_identifier if known else "", mode=mode)
-        channels = Sinks(config).channels(state, LSN(0))
+        channels = Sinks(config).channels(state, rules, LSN(0))
         return ReplayResult(*deliver_letters(state, rules, build_reader(config, types), channels, config.delivery))

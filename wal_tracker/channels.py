@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from wal_tracker.config.globs import chosen
 from wal_tracker.config.model import DestinationConfig
 from wal_tracker.delivery import Delivery, dead_letter
+from wal_tracker.destinations.base import Rejected
 from wal_tracker.errors import RuleEvaluationError
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable, Relation
@@ -49,7 +50,8 @@ class Channel:
                 shaped = self.shape(event)
             except RuleEvaluationError as error:
                 # With the event as the rules made it: a replay shapes it anew.
-                letters.append(dead_letter(event, self.config.name, error.reason, rule=error.rule))
+                why = Rejected(error.reason)
+                letters.append(dead_letter(event, self.config.name, why, kind="rule", rule=error.rule))
                 continue
             if shaped is not None:
                 made.append(shaped)

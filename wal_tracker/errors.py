@@ -26,6 +26,7 @@ The whole error tree.
     │   ├── DestinationUnavailable      retryable
     │   └── DestinationRefusedUs
     ├── StateError                      exit 1
+    │   └── DeadLettersFull             waited for; nothing is lost
     └── CheckpointRegression            our bug; stop
 
 Every class says by itself whether trying again can help (``retryable``), what a person should do
@@ -225,6 +226,24 @@ class DestinationRefusedUs(DestinationError):
 
 class StateError(WalTrackerError):
     """The state store cannot be read or written; nothing is confirmed without it."""
+
+
+class DeadLettersFull(StateError):
+    """
+    No room for another dead letter, and the policy is to wait until there is.
+
+    Who holds the letters keeps those after the first `stored`, and comes again.
+    """
+
+    retryable = True
+
+    def __init__(self, *, max_letters: int, stored: int) -> None:
+        super().__init__(
+            f"the state store holds {max_letters} dead letters, all that dead_letters.max_letters allows, and at_bound "
+            "is hold: nothing is lost, and what makes more of them waits. Look at them (`wal_tracker dlq list`), mend "
+            "what makes them, and make room: `wal_tracker dlq export` and `dlq drop`, or a higher max_letters"
+        )
+        self.stored = stored
 
 
 class CheckpointRegression(WalTrackerError):

@@ -37,6 +37,9 @@ SWITCH_NAMES = (
 )
 """In a change of mode."""
 
+STATE_NAMES = ("dead_letters_shed",)
+"""In the state store, at the bound of dead letters: a gap is written and the letters are still there, uncommitted."""
+
 
 class InjectedFault(RuntimeError):
     """Raised by a failpoint; nothing catches it by name."""
@@ -47,7 +50,7 @@ def _parse(text: str) -> dict[str, tuple[str, int]]:
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, _, rest = item.partition("=")
         action, _, passage = rest.partition("@")
-        names = (*NAMES, *SPOOL_NAMES, *SWITCH_NAMES)
+        names = (*NAMES, *SPOOL_NAMES, *SWITCH_NAMES, *STATE_NAMES)
         if name not in names or action not in ("raise", "kill", "hang"):
             raise ValueError(f"WAL_TRACKER_FAILPOINTS: cannot read {item!r} (names: {', '.join(names)})")
         armed[name] = (action, int(passage or 1))

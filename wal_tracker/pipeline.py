@@ -29,7 +29,7 @@ from wal_tracker.checkpoint import Checkpoint
 from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.transactions import SWITCH_PREFIX
-from wal_tracker.errors import DecodeError, RuleEvaluationError, SlotLost, SourceError
+from wal_tracker.errors import DeadLettersFull, DecodeError, RuleEvaluationError, SlotLost, SourceError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Change, Commit, Deliverable, Event, Item, Message, NoEvent, RowEvent, Transaction
@@ -50,6 +50,9 @@ IDLE_CONFIRM_INTERVAL_S = 1.0
 
 # How often the state store is asked for dead letters a person wants delivered.
 REPLAY_INTERVAL_S = 2.0
+
+# How often it is looked whether there is room for dead letters again.
+LETTERS_RETRY_S = 2.0
 
 RECONNECT_BASE_S = 0.2
 RECONNECT_CAP_S = 15.0
@@ -279,6 +282,9 @@ class Pipeline:
                 begins = self._source.connect(self._checkpoint.low_water)
                 self._connected = True
                 self._begin_stream(begins)
+                if not self._connected:
+                    # Letters waited for room meanwhile.
+                    continue
                 connected_at = time.monotonic()
                 if unanswered:
                     logger.info("reading the stream again", extra={"failures": failures})
@@ -319,7 +325,12 @@ class Pipeline:
             if items:
                 hit("after_decode")
                 self._process(items)
-                self._hand_on(self._source.last_read_bytes / len(items))
+                item_bytes = self._source.last_read_bytes / len(items)
+                if self._failures and not self._bury(self._failures):
+                    return
+                self._failures = []
+                if not self._hand_on(item_bytes) or not self._connected:
+                    return
                 if self._has_ended:
                     # What is still to be delivered may take long, and a socket we hold is a socket we read.
                     self._disconnect()
@@ -509,17 +520,16 @@ class Pipeline:
 
     # Handing on and confirming -------------------------------------------------------------------
 
-    def _hand_on(self, item_bytes: float) -> None:
+    def _hand_on(self, item_bytes: float) -> bool:
         """
         Give the deliveries what is complete, and of an unfinished transaction what would grow too large.
 
         Args:
             item_bytes: What an item of this burst took on the wire; by it the queues' memory is bounded.
+
+        Returns:
+            False: asked to stop in the middle of it; what was not handed on comes again.
         """
-        if self._failures:
-            # Durable before any position can pass them.
-            self._state.add(self._failures)
-            self._failures = []
         handed, inside = self._handed, self._transaction is not None
         for channel in self._channels:
             pending, boundary = channel.pending, channel.boundary
@@ -527,26 +537,62 @@ class Pipeline:
                 channel.delivery.reached(handed)
                 continue
             if boundary == len(pending):
-                self._offer(channel, pending, handed, int(item_bytes * boundary) + 1)
+                if not self._offer(channel, pending, handed, int(item_bytes * boundary) + 1):
+                    return False
                 channel.pending, channel.boundary = [], 0
                 continue
             if boundary:
-                self._offer(channel, pending[:boundary], handed, int(item_bytes * boundary) + 1)
+                if not self._offer(channel, pending[:boundary], handed, int(item_bytes * boundary) + 1):
+                    return False
                 channel.pending, channel.boundary = pending[boundary:], 0
             else:
                 channel.delivery.reached(handed)
             open_events = len(channel.pending)
             if inside and (open_events >= MAX_OPEN_EVENTS or open_events * item_bytes >= MAX_OPEN_BYTES):
-                self._offer(channel, channel.pending, None, int(item_bytes * open_events) + 1)
+                if not self._offer(channel, channel.pending, None, int(item_bytes * open_events) + 1):
+                    return False
                 channel.pending = []
+        return True
 
-    def _offer(self, channel: Channel, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int) -> None:
+    def _offer(self, channel: Channel, events: list[Deliverable], end_lsn: LSN | None, wire_bytes: int) -> bool:
+        """Hand events to a delivery; False: not, since we were asked to stop while letters for some of them waited."""
         if channel.shape is not None:
             events, letters = channel.shaped(events)
             if letters:
                 self.stats.rule_errors += len(letters)
-                self._state.add(letters)
+                if not self._bury(letters):
+                    return False
         channel.delivery.offer(events, end_lsn, wire_bytes)
+        return True
+
+    def _bury(self, letters: Sequence[DeadLetter]) -> bool:
+        """
+        Rule errors as dead letters, on disk before anything of their burst is handed on and any position can pass them.
+
+        Where there is no room for them it waits until there is, without a stream. False: asked to stop meanwhile; they
+        come again.
+        """
+        attempts = 0
+        while True:
+            try:
+                self._state.add(letters)
+            except DeadLettersFull as full:
+                letters = letters[full.stored :]
+                if self._connected:
+                    self.stats.stalls += 1
+                    self._disconnect()
+                attempts += 1
+                # The first, second, fourth, eighth …
+                logger.log(
+                    logging.DEBUG if attempts & (attempts - 1) else logging.WARNING,
+                    "no room for dead letters; reading waits, and the server keeps the WAL",
+                    extra={"reason": str(full), "letters": len(letters), "attempt": attempts},
+                )
+                self._wait(LETTERS_RETRY_S)
+                if self._stopping:
+                    return False
+            else:
+                return True
 
     def _idle(self) -> None:
         """Nothing came: WAL without anything for us is progress too, or the slot would hold it for ever."""
@@ -567,7 +613,7 @@ class Pipeline:
         """Look for letters to replay now and then; mark them once they and the positions over them are on disk."""
         if self._replay is None or time.monotonic() < self._next_replay:
             return
-        if self._replay.is_settled:
+        if self._replay.is_waiting and self._replay.is_settled:
             self.save()
             self._replay.finish()
         waits = self._replay.begin()

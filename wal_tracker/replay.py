@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import orjson
 
@@ -24,7 +24,7 @@ from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction, load_json
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, RuleSet
-from wal_tracker.state.base import DeadLetter, StateStore
+from wal_tracker.state.base import DeadLetter, LetterFilter, StateStore
 
 logger = logging.getLogger("wal_tracker.replay")
 
@@ -65,19 +65,21 @@ class Replay:
         Offer marked letters to their destinations, unless some are on their way already.
 
         Returns:
-            Whether any are on their way now.
+            Whether any are on their way now, or were looked at and are dead again: there may be more.
         """
         if self._letters:
             return True
         offers: dict[str, list[Deliverable]] = {}
         size = 0
-        for letter in self._state.dead_letters(status="replay", limit=max_letters):
+        marked = self._state.dead_letters(status="replay", limit=max_letters)
+        for letter in marked:
             try:
                 for name, event in self._deliverables(letter):
                     offers.setdefault(name, []).append(event)
             except (RuleEvaluationError, DecodeError) as error:
                 reason = error.reason if isinstance(error, RuleEvaluationError) else str(error)
-                self._state.add([replace(letter, reason=reason, status="dead")])
+                same = LetterFilter(id=letter.id, destination=letter.destination, status="replay")
+                self._state.mark_letters(same, "dead", reason=reason)
                 continue
             self._letters.append(letter)
             size += len(letter.payload)
@@ -86,12 +88,17 @@ class Replay:
             # A boundary, so that the mark of what is written now is stored with a position that covers it.
             delivery.offer(events, delivery.told, size)
             self._waiting.append(_Waiting(delivery, delivery.offered))
+        return bool(marked)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether letters are on their way."""
         return bool(self._letters)
 
     @property
     def is_settled(self) -> bool:
         """Whether everything offered is durable or dead again; positions must be stored before `finish`."""
-        return bool(self._letters) and all(waiting.is_over for waiting in self._waiting)
+        return all(waiting.is_over for waiting in self._waiting)
 
     def finish(self) -> tuple[int, int]:
         """
@@ -100,16 +107,12 @@ class Replay:
         Returns:
             How many letters were delivered, and how many are dead again.
         """
-        marked = {(letter.id, letter.destination) for letter in self._state.dead_letters(status="replay")}
-        delivered = [letter for letter in self._letters if (letter.id, letter.destination) in marked]
         # The same event may have been refused by several, and be dead again at one of them.
-        for destination in {letter.destination for letter in delivered}:
-            ids = [letter.id for letter in delivered if letter.destination == destination]
-            self._state.set_status(ids, "replayed", destination=destination)
-        failed = len(self._letters) - len(delivered)
-        logger.info("dead letters replayed", extra={"delivered": len(delivered), "dead_again": failed})
+        delivered = self._state.finish_replay(self._letters)
+        failed = len(self._letters) - delivered
+        logger.info("dead letters replayed", extra={"delivered": delivered, "dead_again": failed})
         self._letters, self._waiting = [], []
-        return len(delivered), failed
+        return delivered, failed
 
     def _deliverables(self, letter: DeadLetter) -> list[tuple[str, Deliverable]]:
         """What is to be sent for a letter, and where."""
@@ -219,8 +222,9 @@ def deliver_letters(
                 time.sleep(0.01)
             if not replay.is_settled:
                 break
-            _save(state, channels)
-            delivered += replay.finish()[0]
+            if replay.is_waiting:
+                _save(state, channels)
+                delivered += replay.finish()[0]
         return delivered, wanted - delivered
     finally:
         for channel in started:

@@ -168,7 +168,10 @@ class Amplitude(HttpBatches):
             document = None
         if not isinstance(document, dict):
             document = {}
-        named = self._invalid(document) if answer.status == 400 else self._throttled(document, sent, answer)
+        told = self._http.told(answer.status, answer.body)
+        named = (
+            self._invalid(document, told) if answer.status == 400 else self._throttled(document, sent, answer, told)
+        )
         named = {index: outcome for index, outcome in named.items() if index < len(sent)}
         if named:
             return named
@@ -186,23 +189,25 @@ class Amplitude(HttpBatches):
         raise self._http.verdict(answer)
 
     @staticmethod
-    def _invalid(document: Mapping[str, Any]) -> dict[int, Outcome]:
+    def _invalid(document: Mapping[str, Any], told: str) -> dict[int, Outcome]:
         named: dict[int, Outcome] = {}
         for kind in _INVALID:
             fields = document.get(kind)
             for field, indexes in fields.items() if isinstance(fields, dict) else ():
                 reason = f"Amplitude: {kind.replace('_', ' ').removeprefix('events with ')}: {str(field)[:100]}"
-                named.update((index, Rejected(reason)) for index in _indexes(indexes))
+                named.update((index, Rejected(reason, told)) for index in _indexes(indexes))
         for index in _indexes(document.get("silenced_events")):
-            named[index] = Rejected("Amplitude: events of its device are silenced in the project")
+            named[index] = Rejected("Amplitude: events of its device are silenced in the project", told)
         return named
 
     @staticmethod
-    def _throttled(document: Mapping[str, Any], sent: Sequence[Item], answer: Answer) -> dict[int, Outcome]:
+    def _throttled(
+        document: Mapping[str, Any], sent: Sequence[Item], answer: Answer, told: str
+    ) -> dict[int, Outcome]:
         exhausted = {**_counts(document.get("exceeded_daily_quota_users"))}
         exhausted.update(_counts(document.get("exceeded_daily_quota_devices")))
         throttled = set(_indexes(document.get("throttled_events")))
-        over = Rejected("Amplitude: its user is beyond the daily quota (500,000 events); replay it in a day")
+        over = Rejected("Amplitude: its user is beyond the daily quota (500,000 events); replay it in a day", told)
         named: dict[int, Outcome] = {
             index: over for index, item in enumerate(sent) if not exhausted.keys().isdisjoint(_ids(item.event))
         }

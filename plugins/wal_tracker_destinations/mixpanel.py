@@ -209,7 +209,7 @@ class Mixpanel(HttpBatches):
         answer = self._http.post(body, JSON, gzip=self.config.gzip, judged=frozenset({400}))
         if answer.status != 400:
             return {}
-        failed = _failed(answer, len(bodies))
+        failed = _failed(self._http, answer, len(bodies))
         if not failed:
             raise self._http.verdict(answer)
         return failed
@@ -228,7 +228,7 @@ def _refused(http: HttpClient, answer: Answer, count: int, token: str) -> dict[i
     except orjson.JSONDecodeError:
         document = None
     if isinstance(document, dict) and document.get("failed_records"):
-        return _failed(answer, count, token)
+        return _failed(http, answer, count, token)
     if answer.status == 400:
         raise http.verdict(answer)
     # {"status": 1} with `verbose`, "OK" with `strict`, and a bare 1 where something on the way takes the query off.
@@ -240,7 +240,7 @@ def _refused(http: HttpClient, answer: Answer, count: int, token: str) -> dict[i
     raise DestinationUnavailable(http.name, f"{http.origin} answered {answer.status}, and not as Mixpanel does")
 
 
-def _failed(answer: Answer, count: int, token: str = "") -> dict[int, Outcome]:
+def _failed(http: HttpClient, answer: Answer, count: int, token: str = "") -> dict[int, Outcome]:
     """
     What a 400 says of each record; empty where it speaks of the request as a whole. `token` is not repeated.
 
@@ -248,19 +248,23 @@ def _failed(answer: Answer, count: int, token: str = "") -> dict[int, Outcome]:
         BatchRefused: It cannot be read. Should the good records have been stored all the same, they come again in the
             halves of the batch with the same ``$insert_id``.
     """
+    told = _hidden(http.told(answer.status, answer.body), token)
     try:
         document = orjson.loads(answer.body)
         records = document.get("failed_records") or []
         failed: dict[int, Outcome] = {
-            int(record["index"]): Rejected(_reason(record, token)) for record in records
+            int(record["index"]): Rejected(
+                _hidden(f"Mixpanel: {record.get('field')}: {record.get('message')}", token)[:300],
+                _hidden(http.told(answer.status, orjson.dumps(record)), token),
+            )
+            for record in records
         }
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BatchRefused("HTTP 400, and an answer that is not Mixpanel's") from error
+        raise BatchRefused("HTTP 400, and an answer that is not Mixpanel's", told) from error
     if not all(0 <= index < count for index in failed):
-        raise BatchRefused("HTTP 400, and it names records that were not sent")
+        raise BatchRefused("HTTP 400, and it names records that were not sent", told)
     return failed
 
 
-def _reason(record: Mapping[str, Any], token: str) -> str:
-    told = f"Mixpanel: {record.get('field')}: {record.get('message')}"
-    return (told.replace(token, "***") if token else told)[:300]
+def _hidden(text: str, token: str) -> str:
+    return text.replace(token, "***") if token else text

@@ -56,7 +56,7 @@ class Slack:
         """``https://hooks.slack.com/services/…``; who knows it can post."""
         title: str = "wal_tracker"
         """Begins every message."""
-        properties: tuple[str, ...] = ()
+        show: tuple[str, ...] = ()
         """Properties that may be shown; also ``event.id`` and ``event.distinct_id``. None unless named here."""
         shown: int = 5
         """So many of the last events are shown one by one, 0 to 40; all are counted."""
@@ -160,7 +160,7 @@ class Slack:
     def _line(self, event: Deliverable) -> str:
         values = [
             f"{_escaped(name)}={_escaped(value)}"
-            for name in self.config.properties
+            for name in self.config.show
             if (value := _shown(event, name)) is not None
         ]
         return _joined([f"`{_escaped(event.name)}` {_escaped(event.timestamp)}", *values], "  ", _LINE_CHARACTERS)

@@ -6,7 +6,7 @@ create table if not exists schema_version (
     only_row integer primary key check (only_row = 1),
     version  integer not null
 );
-insert or ignore into schema_version (only_row, version) values (1, 1);
+insert or ignore into schema_version (only_row, version) values (1, 2);
 
 create table if not exists source (
     only_row          integer primary key check (only_row = 1),
@@ -38,9 +38,12 @@ create table if not exists dead_letter (
     reason      text not null,
     payload     blob not null,
     created_at  text not null,
+    answer      text,               -- the vendor's own, where there was one
     unique (id, destination)
 );
 create index if not exists dead_letter_status on dead_letter (status, seq);
+-- Counts and ages by destination, without a look at the payloads.
+create index if not exists dead_letter_count on dead_letter (destination, kind, status, created_at);
 
 create table if not exists gap (
     seq      integer primary key autoincrement,
@@ -48,7 +51,8 @@ create table if not exists gap (
     to_lsn   text,                  -- null: not known how far
     reason   text not null,
     detail   text not null,
-    at       text not null
+    at       text not null,
+    events   integer                -- how many went; null: not known
 );
 create unique index if not exists gap_once on gap (from_lsn, coalesce(to_lsn, ''), reason, detail);
 

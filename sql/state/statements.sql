@@ -1,4 +1,6 @@
--- Every statement of the state store, for SQLite and PostgreSQL alike; parameters are written :name.
+-- Every statement of the state store, for SQLite and PostgreSQL alike; parameters are written :name. Where {chosen} stands,
+-- those of the conditions at the end that are asked for are written, and no others, so that indexes can be used. `glob` is
+-- SQLite's operator; PostgreSQL is given `~`, and the pattern as a regular expression.
 -- Run by: wal_tracker, each inside a transaction of its own making.
 
 -- read_version --
@@ -32,41 +34,113 @@ update position set lsn = :lsn
 -- add_dead_letter --
 -- The same letter again is the same letter; one that was sent again and refused again is dead again.
 insert into dead_letter (id, destination, kind, status, rule, event, relation, commit_lsn, commit_time, reason, payload,
-                         created_at)
+                         created_at, answer)
 values (:id, :destination, :kind, 'dead', :rule, :event, :relation, :commit_lsn, :commit_time, :reason, :payload,
-        :created_at)
+        :created_at, :answer)
 on conflict (id, destination) do update
-   set status = 'dead', reason = excluded.reason
+   set status = 'dead', reason = excluded.reason, answer = excluded.answer
  where dead_letter.status <> 'dead'
 
--- list_dead_letters --
-select id, destination, kind, rule, event, relation, commit_lsn, commit_time, reason, payload, created_at, status
+-- find_dead_letter --
+select status from dead_letter where id = :id and destination = :destination
+
+-- page_of_dead_letters --
+select seq, id, destination, kind, rule, event, relation, commit_lsn, commit_time, reason, payload, created_at, status,
+       answer
   from dead_letter
- where (:status is null or status = :status)
-   and (:destination is null or destination = :destination)
+ where {chosen}
  order by seq
  limit :max_letters
 
+-- page_of_seqs --
+select seq from dead_letter where {chosen} order by seq limit :max_letters
+
+-- last_seq --
+select coalesce(max(seq), 0) from dead_letter
+
+-- ids_beginning --
+select distinct id from dead_letter where {chosen} order by id limit 2
+
 -- count_dead_letters --
-select count(*) from dead_letter where status = :status
+select count(*) from dead_letter where {chosen}
 
--- set_dead_letter_status --
+-- counts_by_destination --
+select destination, kind, status, count(*), min(created_at)
+  from dead_letter
+ group by destination, kind, status
+ order by destination, kind, status
+
+-- mark_dead_letters --
 update dead_letter
-   set status = :status
- where id = :id
-   and (:destination is null or destination = :destination)
+   set status = :status_after, reason = coalesce(:reason_after, reason)
+ where {chosen}
 
--- drop_dead_letter --
-delete from dead_letter where id = :id
+-- drop_dead_letters --
+delete from dead_letter where {chosen}
+
+-- oldest_dead_letters --
+select seq, destination, commit_lsn from dead_letter where status = :status order by seq limit :max_letters
 
 -- add_gap --
-insert into gap (from_lsn, to_lsn, reason, detail, at) values (:from_lsn, :to_lsn, :reason, :detail, :at)
+insert into gap (from_lsn, to_lsn, reason, detail, at, events)
+values (:from_lsn, :to_lsn, :reason, :detail, :at, :events)
     on conflict do nothing
 
--- end_gap --
+-- find_gap --
+select seq, from_lsn, to_lsn, events from gap
+ where reason = :reason and detail = :detail and events is not null
+ order by seq desc
+ limit 1
+
+-- extend_gap --
 update gap
-   set to_lsn = :to_lsn, detail = :detail
- where from_lsn = :from_lsn and to_lsn is null and reason = :reason and detail = :begun
+   set from_lsn = :from_lsn, to_lsn = :to_lsn, events = :events
+ where seq = :seq
 
 -- list_gaps --
-select from_lsn, to_lsn, reason, detail, at from gap order by seq
+select from_lsn, to_lsn, reason, detail, at, events from gap order by seq
+
+-- chosen_id --
+id = :id
+
+-- chosen_beginning --
+substr(id, 1, length(:beginning)) = :beginning
+
+-- chosen_status --
+status = :status
+
+-- chosen_open --
+status <> 'replayed'
+
+-- chosen_destination --
+-- Not by an index over it: letters are read and changed a page at a time in the order of seq, and each page would read all
+-- of that index anew.
+destination || '' = :destination
+
+-- chosen_kind --
+kind = :kind
+
+-- chosen_rule --
+rule = :rule
+
+-- chosen_event --
+event glob :event
+
+-- chosen_table --
+-- With its schema or without.
+(relation = :table or substr(relation, length(relation) - length(:table)) = '.' || :table)
+
+-- chosen_since --
+created_at >= :since
+
+-- chosen_until --
+created_at < :until
+
+-- chosen_reason --
+replace(reason, :reason, '') <> reason
+
+-- chosen_after --
+seq > :after
+
+-- chosen_up_to --
+seq <= :up_to

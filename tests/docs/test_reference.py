@@ -8,23 +8,30 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import click
 import pytest
 import yaml
 
 from tests.support import commands
-from wal_tracker import errors, failpoints, pgtypes
+from wal_tracker import errors, failpoints, pgtypes, pipeline
 from wal_tracker.cel import functions, runtime, syntax
 from wal_tracker.cli.main import COMMANDS, cli
 from wal_tracker.config import load
 from wal_tracker.config import yaml as bounds
 from wal_tracker.config.load import SEARCHED, SECTIONS
-from wal_tracker.config.model import PER_DESTINATION, DeliveryConfig, DestinationConfig, PropertyLists, SourceConfig
+from wal_tracker.config.model import (
+    PER_DESTINATION,
+    DeadLettersConfig,
+    DeliveryConfig,
+    DestinationConfig,
+    PropertyLists,
+    SourceConfig,
+)
 from wal_tracker.config.track import CONDITIONAL, SIMPLE
 from wal_tracker.delivery.backoff import RETRY_AFTER_CAP_S
-from wal_tracker.destinations import registry
+from wal_tracker.destinations import http, registry
 from wal_tracker.rules.check import check
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +144,30 @@ def test_delivery_keys_have_their_true_defaults_and_bounds() -> None:
     assert {key: cells[0] for key, cells in told.items()} == defaults(DeliveryConfig)
     assert {key: cells[1] for key, cells in told.items()} == limits
     assert {key for key, cells in told.items() if cells[2].startswith("*own*")} == PER_DESTINATION
+
+
+def test_dead_letters_keys_have_their_true_defaults_and_bounds() -> None:
+    """A number within bounds, and a word of two."""
+    told = {key.removeprefix("dead_letters."): cells for key, cells in section("`dead_letters`").items()}
+    fields = {field.name: field for field in dataclasses.fields(DeadLettersConfig)}
+    assert {key: cells[0].strip("`") for key, cells in told.items()} == defaults(DeadLettersConfig)
+    bounds = fields["max_letters"].metadata
+    assert told["max_letters"][1] == f"{bounds['low']} to {bounds['high']}"
+    words = get_args(get_type_hints(DeadLettersConfig)["at_bound"])
+    assert told["at_bound"][1] == " or ".join(f"`{word}`" for word in words)
+
+
+def test_what_is_told_of_the_commands_for_dead_letters_is_true() -> None:
+    """Every filter is there, on every command that chooses letters; and how much of an answer is kept."""
+    page = (ROOT / "docs" / "guarantees.md").read_text().split("## Dead letters")[1].split("\n## ")[0]
+    filters = set(re.findall(r"`(--[a-z]+)`", page)) - {"--yes"}
+    group = cli.get_command(click.Context(cli), "dlq")
+    assert isinstance(group, click.Group)
+    for name, command in group.commands.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert name == "show" or filters <= options
+    assert f"the first {http._TOLD_CHARACTERS} characters" in page
+    assert pipeline.LETTERS_RETRY_S == 2.0 and "within `delivery.retry_cap_s`, or two seconds" in CONFIGURATION
 
 
 @pytest.mark.parametrize("kind", DESTINATIONS)

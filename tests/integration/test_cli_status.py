@@ -64,7 +64,11 @@ def test_status_counts_dead_letters_and_gaps(project: Project) -> None:
     assert project.finished("run", "--until-caught-up").code == 0
     done = project.run("status", "--json")
     assert done.code == 0, done.stdout
-    assert done.json()["dead_letters"] == {"dead": 1, "replay": 0}
+    letters = done.json()["dead_letters"]
+    assert (letters["dead"], letters["replay"], letters["replayed"]) == (1, 0, 0)
+    (counted,) = letters["by_destination"]
+    assert (counted["destination"], counted["kind"], counted["oldest"]) == ("", "rule", letters["oldest"])
+    assert "DEAD LETTERS OF" in project.run("status").stdout
     (gap,) = done.json()["gaps"]
     assert gap["reason"] == "slot_ahead"
 
@@ -83,6 +87,27 @@ def test_a_mended_rule_delivers_its_dead_letters(project: Project) -> None:
     (event,) = events(project)
     assert event["properties"] == {"id": 1, "email": "a@x"}
     assert [letter["status"] for letter in project.run("dlq", "list", "--json").lines()] in ([], ["replayed"])
+
+
+def test_letters_of_one_rule_are_replayed(project: Project) -> None:
+    """By a filter; those of another rule stay, and what cannot be evaluated is no reason to send it twice."""
+    broken = RULES.replace("new.email", "int(new.email)") + "  users.delete: {event: gone, properties: {id: 1 / 0}}\n"
+    project.configure(broken)
+    project.run("apply", "--yes")
+    project.users((1, "a@x"), (2, "b@x"))
+    project.database.sql("delete from users")
+    project.finished("run", "--until-caught-up")
+    assert len(project.run("dlq", "list", "--json").lines()) == 4
+    project.configure(broken.replace("int(new.email)", "new.email"))
+
+    done = project.run("dlq", "replay", "--rule", "users.insert")
+
+    assert (done.code, done.stderr.splitlines()[-1]) == (0, "2 delivered, 0 not")
+    assert [event["properties"]["id"] for event in events(project)] == [1, 2]
+    left = project.run("dlq", "list", "--json").lines()
+    assert [letter["rule"] for letter in left] == ["users.delete"] * 2
+    assert project.run("dlq", "replay", "--rule", "users.insert").stderr.splitlines()[-1] == "0 delivered, 0 not"
+    assert len(events(project)) == 2
 
 
 def test_a_running_run_delivers_what_is_replayed(project: Project) -> None:

@@ -562,7 +562,7 @@ def test_a_poisoned_event_is_the_only_dead_letter(database: Database) -> None:
 
     assert ids(database) == [event.id for event in events if event not in (events[2], events[6])]
     assert sorted(letter.id for letter in letters) == sorted(ids_of([events[2], events[6]]))
-    assert delivery.position()[0] == LSN(10_000_000)
+    assert delivery.position().lsn == LSN(10_000_000)
 
 
 def test_credentials_that_stop_working_dead_letter_nothing(postgres: Server, database: Database) -> None:

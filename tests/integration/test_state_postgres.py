@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import psycopg2
 import pytest
 
 from tests.support.postgres import Database
-from tests.support.state import StateStorePromises
+from tests.support.state import StateStorePromises, url_of
 from wal_tracker.errors import StateError
 from wal_tracker.lsn import LSN
 from wal_tracker.state import open_state
 from wal_tracker.state.base import Cursor
 
-
-def url_of(database: Database, user: str = "", password: str = "") -> str:
-    """The database as a `state` URL; as the test server's superuser unless told otherwise."""
-    parts = psycopg2.extensions.parse_dsn(database.dsn)
-    login = f"{user or parts['user']}:{password or parts['password']}"
-    return f"postgresql://{login}@{parts['host']}:{parts['port']}/{parts['dbname']}"
+VERSION_1 = Path(__file__).parents[1] / "support" / "state_1"
 
 
 @pytest.fixture
@@ -30,6 +26,13 @@ def url(database: Database) -> str:
 
 class TestPostgres(StateStorePromises):
     """A store in a schema."""
+
+    def make_version_1(self, url: str, *statements: str) -> None:
+        """By the script of that version."""
+        with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute((VERSION_1 / "postgres.sql").read_text())
+            for statement in statements:
+                cursor.execute(statement)
 
 
 def test_it_keeps_to_its_own_schema(database: Database, url: str) -> None:

@@ -30,7 +30,7 @@ class FakeSlack(FakeVendor):
         return {
             "webhook_url": self.url(f"/services/T0000/B0000/{self.key}"),
             "allow_private": True,
-            "properties": ["event.id", "number", "id", "version"],
+            "show": ["event.id", "number", "id", "version"],
             "shown": 40,
             "interval_s": 0,
         }

@@ -31,10 +31,11 @@ from wal_tracker.errors import (
 from wal_tracker.lsn import LSN
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.pipeline import Pipeline
+from wal_tracker.replay import deliver_letters
 from wal_tracker.rules.engine import RuleSet
 from wal_tracker.rules.shape import Shape
 from wal_tracker.state import open_state
-from wal_tracker.state.base import Cursor, StateStore
+from wal_tracker.state.base import Cursor, LetterBound, LetterFilter, StateStore
 from wal_tracker.testing import MemoryDestination
 
 RULES = """
@@ -66,11 +67,17 @@ class Bench:
         self.config = load(path, {})
         self.types = TypeCatalog()
         self.rules = RuleSet(self.config, self.types, system_identifier="1", mode="wal")
-        self.state: StateStore = open_state(f"sqlite:///{directory}/state.db")
+        self.state_url = f"sqlite:///{directory}/state.db"
+        self.state: StateStore = open_state(self.state_url)
         self.destinations: dict[str, MemoryDestination] = {}
         self.source = ScriptedSource(self.rules.wanted, [])
         self.settings: dict[str, Any] = {"checkpoint_interval_s": 0.01, "shutdown_timeout_s": 5.0}
         self.pipeline: Pipeline | None = None
+
+    def bound(self, bound: LetterBound) -> None:
+        """Open the state again, with a bound of dead letters."""
+        self.state.close()
+        self.state = open_state(self.state_url, bound)
 
     def make(
         self,
@@ -86,7 +93,8 @@ class Bench:
         for name, start in (destinations or {"memory": position}).items():
             destination = self.destinations.setdefault(name, MemoryDestination(name))
             bound = self.settings.get("max_queue_bytes", QUICK.max_queue_bytes)
-            delivery = Delivery(name, destination, replace(QUICK, max_queue_bytes=bound), self.state)
+            quick = replace(QUICK, max_queue_bytes=bound)
+            delivery = Delivery(name, destination, quick, self.state, rule_of=self.rules.rule_of)
             channels.append(Channel(DestinationConfig(name=name, kind="memory"), delivery, LSN(start)))
         self.channels = channels
         self.pipeline = Pipeline(
@@ -365,6 +373,97 @@ def test_a_rule_error_is_durable_before_a_position_passes_it(bench: Bench) -> No
     assert all(letters == 1 for lsn, letters in letters_when_saved if lsn > 100)
 
 
+def test_without_room_for_rule_errors_reading_waits_without_a_connection(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Nothing of their burst is handed on, no position passes them, and no socket is held unread. With room it goes on
+    where it was, in the middle of the transaction, and repeats nothing.
+    """
+    monkeypatch.setattr(pipeline_module, "LETTERS_RETRY_S", 0.001)
+    bench.bound(LetterBound(2, "hold"))
+    log = [
+        Committed(100, rows(1)),
+        Committed(200, [*rows(2), *rows(1, 2, 3, table="poison"), *rows(3, 4)]),
+        Committed(300, rows(5)),
+    ]
+    pipeline = bench.make(*log, burst=4)
+    thread = bench.start()
+    wait_until(lambda: bench.state.count_dead_letters("dead") == 2 and not bench.source.is_open)
+    wait_until(lambda: bench.received() == [1])
+    confirmed = max(bench.source.confirmed, default=LSN(0))
+
+    assert bench.state.drop_letters(LetterFilter()) == 2
+    thread.join(10)
+
+    assert not thread.is_alive() and not bench.errors
+    assert confirmed <= 110
+    assert bench.received() == [1, 2, 3, 4, 5]
+    assert bench.state.count_dead_letters("dead") == 1
+    assert (pipeline.stats.stalls, pipeline.stats.rule_errors) == (1, 3)
+    assert bench.state.cursors()["memory"].lsn >= 300
+
+
+def test_a_stop_while_there_is_no_room_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not stored comes again, and its transaction with it, after the next start."""
+    monkeypatch.setattr(pipeline_module, "LETTERS_RETRY_S", 3600.0)
+    bench.bound(LetterBound(1, "hold"))
+    log = [Committed(100, rows(1)), Committed(200, [*rows(1, 2, table="poison"), *rows(2)])]
+    pipeline = bench.make(*log, burst=2)
+    thread = bench.start()
+    wait_until(lambda: bench.state.count_dead_letters("dead") == 1 and not bench.source.is_open)
+    pipeline.stop()
+    thread.join(10)
+
+    assert not thread.is_alive() and not bench.errors
+    assert bench.state.cursors()["memory"].lsn <= 110
+    bench.bound(LetterBound(2, "hold"))
+    bench.make(*log, position=bench.state.cursors()["memory"].lsn).run()
+    assert bench.received() == [1, 2]
+    assert bench.state.count_dead_letters("dead") == 2
+
+
+def test_a_refused_event_is_filed_under_its_rule(bench: Bench) -> None:
+    """Also where its name was computed, and where it was made of a message; an event does not say, its id does."""
+    destination = bench.destinations["memory"] = MemoryDestination("memory")
+    destination.deliver = lambda batch: Receipt(dict.fromkeys(range(len(batch)), Rejected("no")))  # type: ignore[method-assign]
+    emitted = Said("wal_tracker.event", b'{"event": "emitted", "distinct_id": "7"}')
+    bench.make(
+        Committed(100, [*rows(1), *rows(2, table="named"), emitted]), Emitted(150, "note", b"hello"), burst=10
+    ).run()
+
+    assert {letter.event: letter.rule for letter in bench.state.dead_letters()} == {
+        "item_made": "items.insert",
+        "made_2": "named.insert",
+        "emitted": "wal_tracker.event",
+        "noted": "message.note",
+    }
+
+
+def test_shed_rule_errors_are_a_gap_and_reading_goes_on(bench: Bench) -> None:
+    """Whoever chose that wants the stream to flow."""
+    bench.bound(LetterBound(2, "shed"))
+    bench.make(Committed(100, rows(*range(9), table="poison")), Committed(200, rows(1))).run()
+
+    assert bench.received() == [1]
+    assert bench.state.count_dead_letters("dead") == 2
+    (gap,) = bench.state.gaps()
+    assert (gap.reason, gap.events, gap.from_lsn, gap.to_lsn) == ("dead_letters_shed", 7, 100, 100)
+
+
+def test_a_page_of_letters_that_fail_again_is_not_the_end_of_a_replay(bench: Bench) -> None:
+    """Those behind it are looked at as well."""
+    bench.make(Committed(100, rows(*range(501), table="poison"))).run()
+    bench.state.mark_letters(LetterFilter(), "replay")
+    reader = ChangeReader(bench.types)
+    bench.make()
+
+    done = deliver_letters(bench.state, bench.rules, reader, bench.channels, DeliveryConfig())
+
+    assert done == (0, 501)
+    assert bench.state.count_dead_letters("dead") == 501
+
+
 def test_messages_outside_transactions_are_events_of_their_own(bench: Bench) -> None:
     """They move the position just past themselves."""
     log = [Committed(100, rows(1)), Emitted(150, "note", b"hello"), Committed(200, [Said("note", b"inside")])]
@@ -589,7 +688,7 @@ def test_dead_letters_are_replayed_while_running_each_at_its_own_destination(ben
 
     def on_read(source: ScriptedSource) -> None:
         if source.sent == 2 and bench.state.count_dead_letters("dead") == 2:
-            bench.state.set_status([letter.id for letter in bench.state.dead_letters()], "replay")
+            bench.state.mark_letters(LetterFilter(), "replay")
         if bench.state.count_dead_letters("replayed"):
             stop_when.set()
             assert bench.pipeline is not None
@@ -614,7 +713,7 @@ def test_a_rule_mended_since_makes_the_event_it_owed(bench: Bench, tmp_path: Pat
     """The change waits in its dead letter; marked, it goes through the rule as it is now."""
     bench.make(Committed(100, rows(7, table="poison"))).run()
     (letter,) = bench.state.dead_letters()
-    bench.state.set_status([letter.id], "replay")
+    bench.state.mark_letters(LetterFilter(id=letter.id), "replay")
 
     path = tmp_path / "mended.yaml"
     path.write_text(RULES.replace("1 / (new.id - new.id)", "new.id"))

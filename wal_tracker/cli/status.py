@@ -11,16 +11,16 @@ from typing import Any
 
 import click
 
-from wal_tracker.cli import table
+from wal_tracker.cli import letters, table
 from wal_tracker.config.load import load
-from wal_tracker.config.model import Config
+from wal_tracker.config.model import Config, DeadLettersConfig
 from wal_tracker.errors import SourceError
 from wal_tracker.lsn import LSN
 from wal_tracker.source.connection import Session
 from wal_tracker.source.outbox import OutboxStatus, read_outbox_status
 from wal_tracker.source.slot import SlotStatus, read_status
 from wal_tracker.state import open_state
-from wal_tracker.state.base import Gap, StateStore
+from wal_tracker.state.base import Gap, LetterCount, LetterStatus, StateStore
 
 EXAMPLES = """
 \b
@@ -31,6 +31,10 @@ Examples:
 Leaves with 0 when all is well and with 1 when something needs a person. It also works, and says
 so, when the server is down: positions and dead letters are ours.
 """
+
+
+# From here on a person is told how near the bound of dead letters is.
+ALMOST_FULL = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,23 @@ class Status:
     server_error: str | None
     running: bool
     positions: dict[str, LSN]
-    dead_letters: int
-    to_replay: int
+    letters: list[LetterCount]
+    letter_bound: DeadLettersConfig
     gaps: list[Gap]
+
+    def count(self, *statuses: LetterStatus) -> int:
+        """Dead letters in these statuses."""
+        return sum(found.count for found in self.letters if found.status in statuses)
 
     @property
     def problems(self) -> list[str]:
         """What needs a person; empty: healthy."""
+        bound = self.letter_bound
+        is_full = self.count("dead", "replay") >= bound.max_letters
+        full = f"dead letters are at their bound (dead_letters.max_letters: {bound.max_letters}); what makes more waits"
+        return [*self._problems_of_the_source(), *([full] if is_full and bound.at_bound == "hold" else [])]
+
+    def _problems_of_the_source(self) -> list[str]:
         if self.server_error is not None:
             return [f"the server cannot be asked: {self.server_error}"]
         if self.mode == "trigger":
@@ -80,8 +94,14 @@ class Status:
                 )
         elif not self.running and (self.slot is None or self.slot.active_pid is None):
             said.append("nobody reads the slot now; WAL is kept until `wal_tracker run` goes on")
-        if self.dead_letters:
-            said.append(f"{self.dead_letters} dead letters wait for you: wal_tracker dlq list")
+        if self.count("dead"):
+            said.append(f"{self.count('dead')} dead letters wait for you: wal_tracker dlq list")
+        kept, bound = self.count("dead", "replay"), self.letter_bound
+        if kept >= bound.max_letters:
+            if bound.at_bound == "shed":
+                said.append(f"dead letters are at their bound ({bound.max_letters}), and the oldest are dropped")
+        elif kept >= ALMOST_FULL * bound.max_letters:
+            said.append(f"dead letters are at {kept} of {bound.max_letters} (dead_letters.max_letters)")
         if self.gaps:
             said.append(f"{len(self.gaps)} gaps are on record: changes in them were not delivered")
         return said
@@ -128,8 +148,8 @@ def read(config: Config, state: StateStore) -> Status:
         server_error=error,
         running=state.is_held(),
         positions={name: cursor.lsn for name, cursor in state.cursors().items()},
-        dead_letters=state.count_dead_letters("dead"),
-        to_replay=state.count_dead_letters("replay"),
+        letters=state.letter_counts(),
+        letter_bound=config.dead_letters,
         gaps=list(state.gaps()),
     )
 
@@ -154,7 +174,15 @@ def document(status: Status) -> dict[str, Any]:
             {"name": name, "lsn": str(lsn), "behind_bytes": status.behind(lsn)}
             for name, lsn in status.positions.items()
         ],
-        "dead_letters": {"dead": status.dead_letters, "replay": status.to_replay},
+        "dead_letters": {
+            "dead": status.count("dead"),
+            "replay": status.count("replay"),
+            "replayed": status.count("replayed"),
+            "oldest": min((found.oldest for found in status.letters if found.status == "dead"), default=None),
+            "max_letters": status.letter_bound.max_letters,
+            "at_bound": status.letter_bound.at_bound,
+            "by_destination": [asdict(found) for found in status.letters],
+        },
         "gaps": [{key: _plain(value) for key, value in asdict(gap).items()} for gap in status.gaps],
     }
 
@@ -204,11 +232,20 @@ def show(status: Status) -> None:
             ("DESTINATION", "DURABLE UP TO", "BEHIND"),
             [(name, str(lsn), table.size(status.behind(lsn))) for name, lsn in status.positions.items()],
         )
+    if status.letters:
+        click.echo()
+        table.echo(
+            ("DEAD LETTERS OF", "KIND", "STATUS", "COUNT", "OLDEST"),
+            [
+                (found.destination or None, found.kind, found.status, found.count, letters.age(found.oldest))
+                for found in status.letters
+            ],
+        )
     if status.gaps:
         click.echo()
         table.echo(
-            ("GAP FROM", "TO", "REASON", "DETAIL"),
-            [(gap.from_lsn, gap.to_lsn, gap.reason, gap.detail) for gap in status.gaps],
+            ("GAP FROM", "TO", "EVENTS", "REASON", "DETAIL"),
+            [(gap.from_lsn, gap.to_lsn, gap.events, gap.reason, gap.detail) for gap in status.gaps],
         )
 
 

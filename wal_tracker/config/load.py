@@ -15,6 +15,7 @@ from wal_tracker.config import yaml
 from wal_tracker.config.model import (
     PER_DESTINATION,
     Config,
+    DeadLettersConfig,
     DeliveryConfig,
     DestinationConfig,
     Ignored,
@@ -41,6 +42,7 @@ SECTIONS = (
     "ignore",
     "source",
     "delivery",
+    "dead_letters",
     "state",
     "numeric",
     "hash_key",
@@ -145,6 +147,7 @@ def read(content: bytes, env: Mapping[str, str], *, path: Path | None = None) ->
         ),
         ignore=ignore,
         delivery=delivery,
+        dead_letters=_dead_letters(top.child("dead_letters")),
         numeric=numeric,
         hash_key=hash_key.secret() if hash_key is not None else None,
         warnings=tuple(warnings),
@@ -202,6 +205,21 @@ def _delivery(section: Reader | None, base: DeliveryConfig, *, per_destination: 
     if merged.retry_cap_s < merged.retry_base_s:
         raise section.error(f"retry_cap_s ({merged.retry_cap_s:g}) is less than retry_base_s ({merged.retry_base_s:g})")
     return merged
+
+
+def _dead_letters(section: Reader | None) -> DeadLettersConfig:
+    if section is None:
+        return DeadLettersConfig()
+    fields = {field.name: field for field in dataclasses.fields(DeadLettersConfig)}
+    section.only(list(fields))
+    given: dict[str, Any] = {}
+    for key, entry in section.entries():
+        if key == "at_bound":
+            given[key] = one_of(entry, ("hold", "shed"))
+        else:
+            bounds = fields[key].metadata
+            given[key] = entry.number(bounds["low"], bounds["high"], whole=True)
+    return DeadLettersConfig(**given)
 
 
 def _destinations(

@@ -180,6 +180,16 @@ class PropertyLists:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLettersConfig:
+    """How many dead letters are kept. `metadata` holds the bounds, both included."""
+
+    max_letters: int = field(default=100_000, metadata={"low": 1, "high": 100_000_000})
+    """A letter is some kilobytes on the state store's disk; and a person looks at one of a kind, not at so many."""
+    at_bound: Literal["hold", "shed"] = "hold"
+    """``hold``: what makes more waits until there is room, nothing is lost. ``shed``: the oldest go, as a gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationConfig:
     """One entry under `destinations` or `raw_db_event_destinations`."""
 
@@ -225,6 +235,7 @@ class Config:
     ignore: Mapping[tuple[str, str], Ignored] = field(default_factory=dict)
     """By (schema, table)."""
     delivery: DeliveryConfig = DeliveryConfig()
+    dead_letters: DeadLettersConfig = DeadLettersConfig()
     state: Secret = Secret("sqlite:///wal_tracker.db")
     """Where positions, dead letters and gaps are kept. A PostgreSQL URL may hold a password."""
     numeric: NumericConfig = NumericConfig()

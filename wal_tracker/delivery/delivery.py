@@ -16,8 +16,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from queue import SimpleQueue
 from typing import Literal, NamedTuple
 
@@ -26,7 +27,7 @@ from wal_tracker.delivery.backoff import Backoff
 from wal_tracker.delivery.queue import Batch, Queue, writable
 from wal_tracker.delivery.sender import Aborted, Pace, Records, Sender
 from wal_tracker.delivery.spool import BEGINNING, Spool, SpoolDamaged
-from wal_tracker.destinations.base import Destination, Limits, Mark
+from wal_tracker.destinations.base import Destination, Limits, Mark, Rejected
 from wal_tracker.errors import StateError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
@@ -75,13 +76,6 @@ class _Boundary(NamedTuple):
     """How many events had been offered by then."""
 
 
-@dataclass(slots=True)
-class _Shedding:
-    gap: Gap
-    events: int
-    last: LSN
-
-
 class Delivery:
     """
     Queue, spool and thread of one destination.
@@ -99,6 +93,7 @@ class Delivery:
         *,
         siblings: Sequence[Destination] = (),
         spool: Spool | None = None,
+        rule_of: Callable[[Deliverable], str] = lambda _: "",
     ) -> None:
         """
         Args:
@@ -108,6 +103,7 @@ class Delivery:
             records: Where refused events and gaps are kept.
             siblings: Further objects of the same destination, for as many more requests at once.
             spool: Where events wait that memory has no room for; None: nowhere.
+            rule_of: The id of the rule that made an event; asked for dead letters only.
         """
         self.name = name
         self._settings = settings
@@ -122,6 +118,7 @@ class Delivery:
                 Backoff(settings.retry_base_s, settings.retry_cap_s),
                 records,
                 pace,
+                rule_of,
                 outlasts_refusal=spool is not None,
             )
             for one in (destination, *siblings)
@@ -138,7 +135,7 @@ class Delivery:
         self._front: deque[tuple[Deliverable, Place]] = deque()
         self._loaded = self._read = BEGINNING
         self._written = self._durable = _Boundary(LSN(0), BEGINNING, 0)
-        self._shedding: _Shedding | None = None
+        self._shedding_since: str | None = None
         self._no_disk = False
         self.failure: BaseException | None = None
         """Why the thread has ended, if it ended by itself; only a person can mend it."""
@@ -414,7 +411,7 @@ class Delivery:
         assert self._spool is not None
         if not self._queue.events:
             return
-        bound = self._spool.max_bytes * (_ROOM_AGAIN if self._shedding is not None else 1)
+        bound = self._spool.max_bytes * (_ROOM_AGAIN if self._shedding_since is not None else 1)
         if self._spool.bytes >= bound:
             if self._settings.at_spool_bound == "shed":
                 self._shed()
@@ -425,8 +422,7 @@ class Delivery:
         except OSError as error:
             self._warn_of_disk(error)
             return
-        self._no_disk = False
-        self._end_shedding()
+        self._no_disk, self._shedding_since = False, None
         behind = self._queue.drain()
         if behind < len(waiting):
             self._written = _Boundary(self._queue.position, places[len(waiting) - behind], self.offered - behind)
@@ -435,27 +431,16 @@ class Delivery:
         """Drop what has come; that it was dropped is on record before any position passes it."""
         assert self._spool is not None
         waiting = self._queue.waiting()
-        first, last = (LSN.parse(event.source["commit_lsn"]) for event in (waiting[0], waiting[-1]))
-        if self._shedding is None:
-            detail = f"{self.name}: its spool is full (max_spool_bytes); events are being dropped"
-            gap = Gap(first, None, "shed", detail)
-            self._records.record_gap(gap)
-            self._shedding = _Shedding(gap, 0, last)
+        if self._shedding_since is None:
+            self._shedding_since = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
             logger.error("gap: a spool is full, and events are being dropped", extra={"destination": self.name})
-        self._shedding.events += len(waiting)
-        self._shedding.last = last
+        first, last = (LSN.parse(event.source["commit_lsn"]) for event in (waiting[0], waiting[-1]))
+        # The same words for as long as it lasts: it is one gap, that grows.
+        detail = f"{self.name}: events were dropped from {self._shedding_since} on, its spool being full"
+        self._records.record_gap(Gap(first, last, "shed", detail, events=len(waiting)))
         behind = self._queue.drain()
         if behind < len(waiting):
             self._written = _Boundary(self._queue.position, self._spool.end, self.offered - behind)
-
-    def _end_shedding(self) -> None:
-        """There is room again, or we leave: say how much was dropped."""
-        if self._shedding is None:
-            return
-        shed, self._shedding = self._shedding, None
-        detail = f"{self.name}: {shed.events} events were dropped while its spool was full (max_spool_bytes)"
-        self._records.end_gap(shed.gap, Gap(shed.gap.from_lsn, shed.last, "shed", detail))
-        logger.warning("events were dropped", extra={"destination": self.name, "events": shed.events})
 
     def _warn_of_disk(self, error: OSError) -> None:
         """The spool cannot be written now: its events wait in memory, and then on the server."""
@@ -468,7 +453,6 @@ class Delivery:
 
     def _let_go(self) -> None:
         """After the thread has ended, or was left: close what is ours."""
-        self._end_shedding()
         for worker in self._workers:
             worker.leave()
         if self._spool is not None and (self._thread is None or not self._thread.is_alive()):
@@ -602,7 +586,8 @@ class Delivery:
         """Send events until every one is durable or a dead letter; then move the position."""
         buried = 0
         if batch.unwritable is not None:
-            buried = self._senders[0].bury([(batch.unwritable, f"it cannot be written as JSON: {batch.reason}")])
+            why = Rejected(f"it cannot be written as JSON: {batch.reason}")
+            buried = self._senders[0].bury([(batch.unwritable, why)])
         elif batch.events:
             batch, buried = self._send(batch)
         hit("after_destination_before_state")

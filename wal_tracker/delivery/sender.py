@@ -19,11 +19,11 @@ import orjson
 from wal_tracker.delivery.backoff import Backoff
 from wal_tracker.delivery.lanes import batches
 from wal_tracker.destinations.base import BatchRefused, Destination, Mark, Outcome, Rejected
-from wal_tracker.errors import DestinationError, DestinationRefusedUs, DestinationUnavailable
+from wal_tracker.errors import DeadLettersFull, DestinationError, DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
-from wal_tracker.state.base import DeadLetter, Gap
+from wal_tracker.state.base import DeadLetter, Gap, LetterKind
 
 logger = logging.getLogger("wal_tracker.delivery")
 
@@ -39,15 +39,16 @@ class Records(Protocol):
     """Where what was not delivered is kept; the state store."""
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep dead letters; returns when they are on disk. Idempotent on (id, destination)."""
+        """
+        Keep dead letters; returns when they are on disk. Idempotent on (id, destination).
+
+        Raises:
+            DeadLettersFull: There is room for the first of them only, or for none.
+        """
         ...
 
     def record_gap(self, gap: Gap) -> None:
-        """Keep a gap; returns when it is on disk."""
-        ...
-
-    def end_gap(self, gap: Gap, ended: Gap) -> None:
-        """Say of a gap what is known at its end."""
+        """Keep a gap, or add to the one of the same reason and words; returns when it is on disk."""
         ...
 
 
@@ -89,6 +90,7 @@ class Sender:
         backoff: Backoff,
         records: Records,
         pace: Pace,
+        rule_of: Callable[[Deliverable], str],
         *,
         outlasts_refusal: bool,
     ) -> None:
@@ -99,11 +101,12 @@ class Sender:
             backoff: Ours alone.
             records: Where refused events go.
             pace: How fast events may go.
+            rule_of: The id of the rule that made an event; asked for dead letters only.
             outlasts_refusal: A destination that refuses us (a key that was taken back) is tried again, like one that
                 is down, since its events have another place to be meanwhile; else that ends the delivery.
         """
         self.name, self.destination = name, destination
-        self._backoff, self._records, self._pace = backoff, records, pace
+        self._backoff, self._records, self._pace, self._rule_of = backoff, records, pace, rule_of
         self._outlasts_refusal = outlasts_refusal
         self._replacement: Destination | None = None
         self._wake = threading.Event()
@@ -194,11 +197,13 @@ class Sender:
                 if not self._outlasts_refusal:
                     raise
                 self.refusal = error.message
-                self._wait_to_retry(error.message, None, is_refusal=True)
+                self._wait_to_retry(
+                    error.message, None, "a destination refuses us, and needs a person; its events wait", logging.ERROR
+                )
                 continue
             except BatchRefused as refused:
                 if len(piece) == 1:
-                    buried += self.bury([(piece[0], refused.reason)])
+                    buried += self.bury([(piece[0], Rejected(refused.reason, refused.answer))])
                     del pieces[0]
                 else:
                     half = len(piece) // 2
@@ -217,9 +222,26 @@ class Sender:
                 del pieces[0]
         return buried
 
-    def bury(self, refused: Sequence[tuple[Deliverable, str]]) -> int:
-        """Make dead letters, on disk before this returns; gives how many."""
-        self._records.add([dead_letter(event, self.name, reason) for event, reason in refused])
+    def bury(self, refused: Sequence[tuple[Deliverable, Rejected]]) -> int:
+        """
+        Make dead letters, on disk before this returns; where there is no room for them it waits until there is.
+
+        Returns:
+            How many.
+
+        Raises:
+            Aborted: Told to leave; those without room come again.
+        """
+        letters = [
+            dead_letter(event, self.name, why, kind="rejected", rule=self._rule_of(event)) for event, why in refused
+        ]
+        while letters:
+            try:
+                self._records.add(letters)
+                break
+            except DeadLettersFull as full:
+                letters = letters[full.stored :]
+                self._wait_to_retry(str(full), None, "no room for dead letters; this destination waits")
         logger.warning(
             "events were refused and are now dead letters (`wal_tracker dlq list`)",
             extra={"destination": self.name, "events": len(refused)},
@@ -232,7 +254,7 @@ class Sender:
 
     def _settle(self, piece: Sequence[Deliverable], outcomes: Mapping[int, Outcome]) -> tuple[list[Deliverable], int]:
         """Bury what was refused for good; wait if something must come again, and give that back in order."""
-        refused: list[tuple[Deliverable, str]] = []
+        refused: list[tuple[Deliverable, Rejected]] = []
         again: list[Deliverable] = []
         retry_after_s: float | None = None
         reason = ""
@@ -241,7 +263,7 @@ class Sender:
             if outcome is None:
                 continue
             if isinstance(outcome, Rejected):
-                refused.append((event, outcome.reason))
+                refused.append((event, outcome))
             else:
                 again.append(event)
                 reason = reason or outcome.reason
@@ -254,17 +276,20 @@ class Sender:
             self._wait_to_retry(reason or "some events were not taken", retry_after_s)
         return again, buried
 
-    def _wait_to_retry(self, reason: str, retry_after_s: float | None, *, is_refusal: bool = False) -> None:
+    def _wait_to_retry(
+        self,
+        reason: str,
+        retry_after_s: float | None,
+        what: str = "a destination is not taking events; trying again",
+        level: int = logging.WARNING,
+    ) -> None:
         wait_s = self._backoff.next_s(retry_after_s)
         self.retries += 1
         attempts = self._backoff.attempts
         # The first, second, fourth, eighth …: an outage of a night is a page of log.
-        is_told = attempts & (attempts - 1) == 0
         logger.log(
-            (logging.ERROR if is_refusal else logging.WARNING) if is_told else logging.DEBUG,
-            "a destination refuses us, and needs a person; its events are spooled"
-            if is_refusal
-            else "a destination is not taking events; trying again",
+            logging.DEBUG if attempts & (attempts - 1) else level,
+            what,
             extra={"destination": self.name, "reason": reason, "attempt": attempts, "retry_in_s": round(wait_s, 3)},
         )
         self._rest(wait_s)
@@ -311,15 +336,18 @@ class Sender:
             self._backoff.reset()
 
 
-def dead_letter(event: Deliverable, destination: str, reason: str, *, rule: str = "") -> DeadLetter:
+def dead_letter(
+    event: Deliverable, destination: str, why: Rejected, *, kind: LetterKind, rule: str
+) -> DeadLetter:
     """
     The letter of an event a destination does not get.
 
     Args:
         event: As it is to be replayed.
         destination: Its name.
-        reason: Why; without values.
-        rule: What of the configuration could not be evaluated; empty: the destination refused it.
+        why: Without values.
+        kind: Whether the destination refused it, or something in the configuration could not be evaluated.
+        rule: The rule that made it, or what could not be evaluated.
     """
     source = event.source
     table = f"{source['schema']}.{source['table']}" if "table" in source else f"message.{source.get('prefix', '')}"
@@ -330,12 +358,13 @@ def dead_letter(event: Deliverable, destination: str, reason: str, *, rule: str 
     return DeadLetter(
         id=event.id,
         destination=destination,
-        kind="rule" if rule else "rejected",
+        kind=kind,
         rule=rule,
         event=event.name,
         table=table,
         commit_lsn=LSN.parse(source["commit_lsn"]),
         commit_time=event.timestamp,
-        reason=reason,
+        reason=why.reason,
         payload=payload,
+        answer=why.answer,
     )

@@ -24,6 +24,8 @@ class Rejected:
     """The vendor refuses this event for good, however often it is sent: dead letter."""
 
     reason: str
+    answer: str | None = field(default=None, repr=False)
+    """The vendor's own, kept with the dead letter: `HttpClient.told` makes it. Neither logged nor part of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,14 @@ class BatchRefused(Exception):
     Raised only where nothing of the batch was stored.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, answer: str | None = None) -> None:
+        """
+        Args:
+            reason: In a sentence.
+            answer: As of `Rejected`.
+        """
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.answer = reason, answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

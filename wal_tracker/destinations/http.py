@@ -47,6 +47,8 @@ CONNECT_TIMEOUT_S = 10.0
 # Of an answer we read a reason at most; more would be memory given to a stranger.
 MAX_ANSWER_BYTES = 64 * 1024
 _REASON_CHARACTERS = 300
+# Of it what a dead letter keeps.
+_TOLD_CHARACTERS = 2000
 
 TRANSIENT = frozenset({408, 425, 429})
 """Below 500, what passes."""
@@ -409,7 +411,7 @@ class HttpClient:
         status = answer.status
         said = f"{self.origin} answered {status}{self.words(answer.body)}"
         if status in self._refusals:
-            return BatchRefused(f"HTTP {status}{self.words(answer.body)}")
+            return BatchRefused(f"HTTP {status}{self.words(answer.body)}", self.told(status, answer.body))
         if status in self._transient or (status >= 500 and status not in _NEVER_MENDS):
             # Without the body: what is retried is logged, and an answer may repeat what was sent.
             return DestinationUnavailable(
@@ -457,13 +459,30 @@ class HttpClient:
             what, kind = f"cut the connection ({type(_root(error)).__name__})", AnswerLost
         return kind(self.name, f"{self.origin} {what}")
 
+    def told(self, status: int, body: bytes) -> str:
+        """An answer for a dead letter: its status, and the beginning of its body as it came, without our secrets."""
+        text = self._without_secrets(body, _TOLD_CHARACTERS)
+        text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+        return f"HTTP {status}\n{text}"
+
     def words(self, body: bytes) -> str:
         """The vendor's words after a colon, short, printable, and without our secrets; empty where it says nothing."""
-        text = body[: 4 * _REASON_CHARACTERS].decode("utf-8", "replace")
-        for secret in filter(None, (self._credential, *self._secrets)):
-            text = text.replace(secret, "***")
+        text = self._without_secrets(body, 4 * _REASON_CHARACTERS)
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:_REASON_CHARACTERS]
         return f": {text}" if text else ""
+
+    def _without_secrets(self, body: bytes, characters: int) -> str:
+        """The beginning of a body; no part of a secret is in it."""
+        secrets = [*filter(None, (self._credential, *self._secrets))]
+        longest = max((len(secret.encode()) for secret in secrets), default=0)
+        end = 4 * characters + longest
+        text = body[:end].decode("utf-8", "replace")
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        if len(body) > end and longest:
+            # Where we stop, one may be cut in two.
+            text = text[:-longest]
+        return text[:characters]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

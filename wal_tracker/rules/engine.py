@@ -21,7 +21,7 @@ from wal_tracker.decode.changes import change_document
 from wal_tracker.errors import RuleError, RuleEvaluationError
 from wal_tracker.identity import event_id
 from wal_tracker.lsn import LSN
-from wal_tracker.model import EXACT, ROW_OPS, Change, Column, Event, Message, Op, RawChange, Relation
+from wal_tracker.model import EXACT, ROW_OPS, Change, Column, Deliverable, Event, Message, Op, RawChange, Relation
 from wal_tracker.pgtypes import CelType, TypeCatalog
 from wal_tracker.rules.compile import CompiledRule, RuleCompiler, message_source
 from wal_tracker.rules.distinct_id import as_distinct_id
@@ -315,6 +315,25 @@ class RuleSet:
     def failure_id(self, item: Change | Message, rule_id: str) -> str:
         """The id of a rule error: the same failure on a replay is the same dead letter."""
         return self._event_id(item, rule_id, "rule error")
+
+    def rule_of(self, event: Deliverable) -> str:
+        """
+        The id of the rule an event was made by; empty for a raw change, or when that rule is configured no more.
+
+        An event does not carry it, but its id says it: of the rules over its table one makes this id. Any thread.
+        """
+        source = event.source
+        if "table" in source:
+            place = f"{source['schema']}.{source['table']}"
+            rules = [rule.rule_id for rule in self._by_table.get((source["schema"], source["table"]), ())]
+        else:
+            place = f"message.{source['prefix']}"
+            rules = [rule.rule_id for rule in self._messages.get(source["prefix"], ())] + [EVENT_PREFIX]
+        xid = source["xid"] or int(LSN.parse(source["commit_lsn"]))
+        for rule_id in rules:
+            if event_id(self._system_identifier, xid, place, source["ordinal"], rule_id, event.name) == event.id:
+                return rule_id
+        return ""
 
     def _event_id(self, item: Change | Message, rule_id: str, event: str) -> str:
         if isinstance(item, Change):

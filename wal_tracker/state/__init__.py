@@ -6,20 +6,21 @@ from pathlib import Path
 
 from wal_tracker.errors import StateError
 from wal_tracker.secret import Secret
-from wal_tracker.state.base import StateStore
+from wal_tracker.state.base import LetterBound, StateStore
 
 __all__ = ["open_state", "spool_directory"]
 
 _SQLITE = "sqlite:///"
 
 
-def open_state(url: str) -> StateStore:
+def open_state(url: str, bound: LetterBound | None = None) -> StateStore:
     """
     Open the state store a URL names, and make it where there is none.
 
     Args:
         url: ``sqlite:///FILE`` (relative to the working directory; a fourth slash makes it absolute) or
             ``postgresql://…``.
+        bound: Of dead letters; None, for who makes none but looks after them: there is none.
 
     Raises:
         StateError: It cannot be opened; says why and what to do.
@@ -28,11 +29,11 @@ def open_state(url: str) -> StateStore:
     if text.startswith(_SQLITE) and len(text) > len(_SQLITE):
         from wal_tracker.state.sqlite import SqliteStateStore
 
-        return SqliteStateStore(Path(text[len(_SQLITE) :]))
+        return SqliteStateStore(Path(text[len(_SQLITE) :]), bound)
     if text.startswith(("postgresql://", "postgres://")):
         from wal_tracker.state.postgres import PostgresStateStore
 
-        return PostgresStateStore(text)
+        return PostgresStateStore(text, bound)
     raise StateError("`state` names no store; write sqlite:///FILE or postgresql://user@host/database")
 
 

@@ -2,14 +2,16 @@
 The state store port: what must survive us beside the slot.
 
 Positions, dead letters and gaps. Whatever a method writes is on disk when it returns; everything may be called from
-any thread. Only one process at a time runs a pipeline over a store (`exclusive`); any may look, or mark dead letters.
+any thread. Only one process at a time runs a pipeline over a store (`exclusive`); any may look, and mark or drop dead
+letters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple, Protocol
 
 from wal_tracker.lsn import LSN
@@ -83,6 +85,59 @@ class DeadLetter:
     created_at: str = ""
     """RFC 3339; set when it is stored."""
     status: LetterStatus = "dead"
+    answer: str | None = None
+    """The vendor's own, its beginning, without our secrets; None where it gave none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterFilter:
+    """Which dead letters are meant: those that fit everything that is given; None fits any."""
+
+    id: str | None = None
+    """Whole."""
+    status: LetterStatus | None = None
+    is_open: bool = False
+    """Without those that have been replayed."""
+    destination: str | None = None
+    """An empty text: rule errors, which have none."""
+    kind: LetterKind | None = None
+    rule: str | None = None
+    event: str | None = None
+    """A shell glob, case and all."""
+    table: str | None = None
+    """With its schema or without."""
+    since: str | None = None
+    """Of `DeadLetter.created_at`, and in its form (`rfc3339`); included."""
+    until: str | None = None
+    """Likewise; not included."""
+    reason: str | None = None
+    """A part of it, case and all."""
+    up_to: int | None = None
+    """Stored no later than `StateStore.last_letter` was when it gave this."""
+
+
+@dataclass(frozen=True, slots=True)
+class LetterCount:
+    """How many dead letters of one kind a destination has in one status."""
+
+    destination: str
+    kind: LetterKind
+    status: LetterStatus
+    count: int
+    oldest: str
+    """`created_at` of the oldest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LetterBound:
+    """How many dead letters may be kept, and what happens beyond."""
+
+    max_letters: int
+    at_bound: Literal["hold", "shed"]
+    """
+    ``hold``: `StateStore.add` takes no more, and what makes them waits. ``shed``: the oldest are dropped and recorded
+    as a gap. Either way those that have been replayed make room first.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +152,13 @@ class Gap:
     detail: str
     at: str = ""
     """RFC 3339; set when it is recorded."""
+    events: int | None = None
+    """How many events, or changes that would have made some; None: nobody knows."""
+
+
+def rfc3339(moment: datetime) -> str:
+    """A moment with its time zone in the one form that is stored, and that sorts as text: UTC, to the millisecond."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class StateStore(Protocol):
@@ -140,37 +202,91 @@ class StateStore(Protocol):
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
         """
-        Store dead letters, all of them or none.
+        Store dead letters, from the first to the last; returns when all are on disk.
 
-        One that is there already (same id and destination) is not stored twice; one that was to be replayed is dead
-        again, with its new reason.
+        One that is there already (same id and destination) is not stored twice and takes no room; one that was to be
+        replayed is dead again, with its new reason and answer. Without a bound all are stored or none.
+
+        Raises:
+            DeadLettersFull: At the bound, and what was given first is stored, as far as there was room.
         """
         ...
 
     def dead_letters(
         self, *, status: LetterStatus | None = "dead", limit: int | None = None, destination: str | None = None
     ) -> list[DeadLetter]:
-        """Dead letters, oldest first; None stands for any. They are never dropped by themselves."""
+        """Dead letters, oldest first; None stands for any."""
+        ...
+
+    def find_letters(self, chosen: LetterFilter, *, limit: int | None = None) -> Iterator[DeadLetter]:
+        """Dead letters, oldest first, read a page at a time: one that changes meanwhile may come as it is then."""
+        ...
+
+    def ids_beginning(self, beginning: str, chosen: LetterFilter) -> list[str]:
+        """The first two ids among these letters that begin so; one, if it fits exactly one."""
+        ...
+
+    def count_letters(self, chosen: LetterFilter) -> int:
+        """How many fit."""
         ...
 
     def count_dead_letters(self, status: LetterStatus) -> int:
         """How many there are."""
         ...
 
-    def set_status(self, ids: Iterable[str], status: LetterStatus, *, destination: str | None = None) -> None:
-        """Mark dead letters, those of one destination or of any; unknown ids are passed over."""
+    def letter_counts(self) -> list[LetterCount]:
+        """How many there are of each kind at each destination, and since when."""
         ...
 
-    def drop(self, ids: Iterable[str]) -> None:
-        """Forget dead letters; unknown ids are passed over."""
+    def last_letter(self) -> int:
+        """Stands for the newest letter (`LetterFilter.up_to`); 0 where there is none."""
+        ...
+
+    def mark_letters(
+        self,
+        chosen: LetterFilter,
+        status: LetterStatus,
+        *,
+        reason: str | None = None,
+        limit: int | None = None,
+        told: Callable[[int], object] = int,
+    ) -> int:
+        """
+        Give dead letters another status, oldest first, some at a time.
+
+        Args:
+            chosen: Which.
+            status: From now on.
+            reason: From now on; None: as before.
+            limit: At most so many.
+            told: Called with a number of letters that have been marked, again and again.
+
+        Returns:
+            How many were.
+        """
+        ...
+
+    def drop_letters(
+        self, chosen: LetterFilter, *, limit: int | None = None, told: Callable[[int], object] = int
+    ) -> int:
+        """Forget dead letters, as `mark_letters` marks them."""
+        ...
+
+    def finish_replay(self, letters: Sequence[DeadLetter]) -> int:
+        """
+        Mark these as replayed, unless they are dead again or dropped.
+
+        Returns:
+            How many were.
+        """
         ...
 
     def record_gap(self, gap: Gap) -> None:
-        """Note changes that will not be delivered; one that differs only in its time is the same gap, met again."""
-        ...
+        """
+        Note changes that will not be delivered; one that differs only in its time is the same gap, met again.
 
-    def end_gap(self, gap: Gap, ended: Gap) -> None:
-        """Put what is known at its end in the place of a gap that was recorded when it began."""
+        One that says how many `events` adds to the one of the same reason and detail, which reaches over both.
+        """
         ...
 
     def gaps(self) -> list[Gap]:

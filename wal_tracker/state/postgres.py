@@ -11,13 +11,15 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 
 from wal_tracker.errors import StateError
-from wal_tracker.state.store import STATEMENTS, Execute, SqlStateStore, read_script
+from wal_tracker.state.base import LetterBound
+from wal_tracker.state.store import SCHEMA_VERSION, Execute, SqlStateStore, read_script, statement_text
 
 # Any two numbers nobody else uses, in the name space of two-part advisory locks: "wal_" and "stat" in ASCII.
 LOCK_KEY = (0x77616C5F, 0x73746174)
@@ -40,11 +42,6 @@ STATEMENT_TIMEOUT_S = 15
 # A process that was killed keeps its lock until the server sees the connection end.
 LOCK_PATIENCE_S = 2.0
 
-# psycopg2's way to write a parameter; a `::` cast is none.
-_STATEMENTS = {
-    name: re.sub(r"(?<!:):(\w+)", r"%(\1)s", text.replace("%", "%%")) for name, text in STATEMENTS.items()
-}
-
 _HOLDER = """
 select a.pid, coalesce(a.client_addr::text, 'a local socket'), coalesce(a.application_name, '')
   from pg_locks as l join pg_stat_activity as a using (pid)
@@ -53,26 +50,33 @@ select a.pid, coalesce(a.client_addr::text, 'a local socket'), coalesce(a.applic
 """
 
 
+@cache
+def _statement(name: str, chosen: tuple[str, ...]) -> str:
+    """psycopg2's way to write parameters (a `::` cast is none), and PostgreSQL's operator for `glob`."""
+    text = statement_text(name, chosen).replace("%", "%%").replace(" glob ", " ~ ")
+    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", text)
+
+
 class PostgresStateStore(SqlStateStore):
     """A state store in the schema ``wal_tracker_state`` of a database."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, bound: LetterBound | None = None) -> None:
         """
-        Open the store, and make it where there is none.
+        Open the store, make it where there is none, and bring one of an older version up to this one.
 
         Args:
             url: ``postgresql://…``; its password is never repeated.
+            bound: Of dead letters; None: there is none.
 
         Raises:
             StateError: It cannot be reached, may not be made, or was made by a newer version.
         """
-        super().__init__()
+        super().__init__(bound)
         self._where = _described(url)
         with self._translated("connecting"):
             self._connection = psycopg2.connect(**{**_BOUNDS, **psycopg2.extensions.parse_dsn(url)})
         try:
             self._prepare()
-            self._check_version(self._where)
         except StateError:
             self._connection.close()
             raise
@@ -82,7 +86,12 @@ class PostgresStateStore(SqlStateStore):
             # One at a time: `create … if not exists` of two sessions at once can still collide.
             cursor.execute("select pg_advisory_xact_lock(%s, %s)", (LOCK_KEY[0], 1))
             cursor.execute("select to_regclass('wal_tracker_state.gap') is not null")
-            if cursor.fetchone() != (True,):
+            version = 0
+            if cursor.fetchone() == (True,):
+                cursor.execute("select version from wal_tracker_state.schema_version")
+                (version,) = cursor.fetchone()
+            self._check_version(self._where, version)
+            if version < SCHEMA_VERSION:
                 cursor.execute(read_script("postgres.sql"))
         with self._cursor("preparing its schema") as cursor:
             cursor.execute("set search_path to wal_tracker_state, pg_catalog, pg_temp")
@@ -106,14 +115,32 @@ class PostgresStateStore(SqlStateStore):
             yield cursor
 
     @contextmanager
-    def _transaction(self) -> Iterator[Execute]:
+    def _transaction(self, *, writes: bool = True) -> Iterator[Execute]:  # noqa: ARG002 - reading locks nobody out here
         with self._cursor("reading or writing it") as cursor:
 
-            def execute(statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-                cursor.execute(_STATEMENTS[statement], values)
+            def execute(
+                statement: str, values: Mapping[str, Any], chosen: tuple[str, ...] = ()
+            ) -> list[tuple[Any, ...]]:
+                cursor.execute(_statement(statement, chosen), values)
                 return cursor.fetchall() if cursor.description is not None else []
 
             yield execute
+
+    def _glob(self, pattern: str) -> str:
+        """
+        As a regular expression.
+
+        See: https://www.postgresql.org/docs/current/functions-matching.html#POSIX-SYNTAX-DETAILS
+        """
+        expression = ""
+        for part in re.findall(r"\[!?\]?[^]]*\]|.", pattern, re.DOTALL):
+            if len(part) > 1:
+                expression += part.replace("\\", r"\\").replace("[!", "[^", 1)
+            elif part in "*?":
+                expression += ".*" if part == "*" else "."
+            else:
+                expression += part if part.isalnum() else rf"\U{ord(part):08x}"
+        return f"^{expression}$"
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -170,7 +197,7 @@ def _described(url: str) -> str:
 
 def _remedy(error: psycopg2.Error) -> str:
     if isinstance(error, psycopg2.errors.InsufficientPrivilege):
-        return "grant CREATE on the database, or have its owner run sql/state/postgres.sql and grant what it makes"
+        return "grant CREATE on the database, or have the owner run sql/state/postgres.sql and grant what it makes"
     if isinstance(error, psycopg2.errors.ReadOnlySqlTransaction):
         return "it must be a primary; a read replica cannot keep state"
     return "nothing is confirmed without it; start again when it can be reached"

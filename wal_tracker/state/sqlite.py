@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from wal_tracker.errors import StateError
-from wal_tracker.state.store import STATEMENTS, Execute, SqlStateStore, read_script
+from wal_tracker.state.base import LetterBound
+from wal_tracker.state.store import Execute, SqlStateStore, read_script, statement_text
 
 # Another process's transaction is over in milliseconds; longer, and something sits on the file.
 BUSY_TIMEOUT_S = 10.0
@@ -31,17 +32,18 @@ LOCK_PATIENCE_S = 0.5
 class SqliteStateStore(SqlStateStore):
     """A state store in a file. The lock of `exclusive` stands beside it, as ``<file>.lock``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bound: LetterBound | None = None) -> None:
         """
-        Open the store, and make it where there is none.
+        Open the store, make it where there is none, and bring one of an older version up to this one.
 
         Args:
             path: The file; its directory must exist, on a local disk.
+            bound: Of dead letters; None: there is none.
 
         Raises:
             StateError: It cannot be opened, is no state store, or was made by a newer version.
         """
-        super().__init__()
+        super().__init__(bound)
         self._path = path
         self._create()
         with self._translated("opening it"):
@@ -54,7 +56,7 @@ class SqliteStateStore(SqlStateStore):
                 self._connection.execute("pragma journal_mode = wal")
                 self._connection.execute("pragma synchronous = full")
                 self._connection.executescript(read_script("sqlite.sql"))
-            self._check_version(str(path))
+            self._upgrade()
         except StateError:
             self._connection.close()
             raise
@@ -78,12 +80,22 @@ class SqliteStateStore(SqlStateStore):
             os.close(directory)
 
     def _refuse_foreign(self) -> None:
-        """Write into no database that is somebody else's."""
+        """Write into no database that is somebody else's, or a newer version's."""
         tables = {name for (name,) in self._connection.execute("select name from sqlite_master where type = 'table'")}
         if tables and "schema_version" not in tables:
             raise StateError(
                 f"{self._path} is a database that holds other tables and no state; name another file in `state`"
             )
+        if tables:
+            ((version,),) = self._connection.execute(statement_text("read_version", ()))
+            self._check_version(str(self._path), version)
+
+    def _upgrade(self) -> None:
+        """All of it or nothing, and once, however many open the file at once."""
+        with self._transaction() as execute:
+            if execute("read_version", {}) == [(1,)]:
+                for statement in filter(str.strip, read_script("sqlite_upgrade.sql").split(";")):
+                    self._connection.execute(statement)
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
@@ -93,15 +105,17 @@ class SqliteStateStore(SqlStateStore):
             raise StateError(f"state file {self._path}, {doing}: {error}; {_remedy(error)}") from error
 
     @contextmanager
-    def _transaction(self) -> Iterator[Execute]:
+    def _transaction(self, *, writes: bool = True) -> Iterator[Execute]:
         connection = self._connection
 
-        def execute(statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-            rows: list[tuple[Any, ...]] = connection.execute(STATEMENTS[statement], values).fetchall()
+        def execute(
+            statement: str, values: Mapping[str, Any], chosen: tuple[str, ...] = ()
+        ) -> list[tuple[Any, ...]]:
+            rows: list[tuple[Any, ...]] = connection.execute(statement_text(statement, chosen), values).fetchall()
             return rows
 
         with self._lock, self._translated("reading or writing it"):
-            connection.execute("begin immediate")
+            connection.execute("begin immediate" if writes else "begin")
             try:
                 yield execute
                 connection.execute("commit")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wal_tracker.config.load import load, read
-from wal_tracker.config.model import Config, DeliveryConfig
+from wal_tracker.config.model import Config, DeadLettersConfig, DeliveryConfig
 from wal_tracker.errors import ConfigError
 
 ENV = {"DATABASE_URL": "postgresql://me:geheim@db/shop", "KEY": "phc_geheim", "PORT": "8080"}
@@ -67,6 +67,17 @@ def test_a_file_that_cannot_be_read_is_named(directory: Path, name: str) -> None
 # Sections ----------------------------------------------------------------------------------------
 
 
+def test_dead_letters_have_a_bound_and_a_policy() -> None:
+    """Either may be set; what is neither is refused with its place."""
+    assert config("track: {}\ndead_letters: {max_letters: 5, at_bound: shed}").dead_letters == DeadLettersConfig(
+        max_letters=5, at_bound="shed"
+    )
+    assert config("track: {}\ndead_letters: {max_letters: 5}").dead_letters.at_bound == "hold"
+    assert "dead_letters.at_bound: is 'drop'" in refused("track: {}\ndead_letters: {at_bound: drop}")
+    assert "from 1 to 100,000,000" in refused("track: {}\ndead_letters: {max_letters: 0}")
+    assert "did you mean 'max_letters'?" in refused("track: {}\ndead_letters: {max_leters: 5}")
+
+
 def test_everything_has_a_default() -> None:
     """The smallest configuration is a track section; the connection comes from DATABASE_URL."""
     made = config("track: {}")
@@ -75,6 +86,7 @@ def test_everything_has_a_default() -> None:
     assert (made.source.slot, made.source.publication, made.source.schema) == ("wal_tracker", "wal_tracker", "public")
     assert made.state.reveal() == "sqlite:///wal_tracker.db"
     assert made.delivery == DeliveryConfig()
+    assert made.dead_letters == DeadLettersConfig(max_letters=100_000, at_bound="hold")
     assert (made.rules, made.destinations, made.raw_destinations, made.warnings) == ((), (), (), ())
 
 

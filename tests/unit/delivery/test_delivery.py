@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ from tests.support.postgres import wait_until
 from wal_tracker import failpoints
 from wal_tracker.delivery import Delivery, DeliverySettings
 from wal_tracker.destinations.base import BatchRefused, Limits, Receipt, Rejected, Retry
-from wal_tracker.errors import CheckpointRegression, DestinationRefusedUs, DestinationUnavailable
+from wal_tracker.errors import CheckpointRegression, DeadLettersFull, DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
 from wal_tracker.state.base import Cursor, DeadLetter
@@ -31,13 +31,18 @@ class Letters:
         self.positions_when_added: list[LSN] = []
         self.delivery: Delivery | None = None
         self.error: Exception | None = None
+        self.room = 1_000_000
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
         if self.error is not None:
             raise self.error
         assert self.delivery is not None
         self.positions_when_added.append(self.delivery.position().lsn)
-        self.letters.extend(letters)
+        taken = letters[: self.room]
+        self.letters.extend(taken)
+        self.room -= len(taken)
+        if len(taken) < len(letters):
+            raise DeadLettersFull(max_letters=len(self.letters), stored=len(taken))
 
 
 class Bench:
@@ -47,13 +52,16 @@ class Bench:
         self.letters = Letters()
         self.destination = MemoryDestination()
         self.delivery: Delivery | None = None
+        self.rule_of: Callable[[Deliverable], str] = lambda _: ""
 
     def start(
         self, limits: Limits | None = None, settings: DeliverySettings = QUICK, position: int = 0, mark: Any = None
     ) -> Delivery:
         if limits is not None:
             self.destination.limits = limits
-        self.delivery = self.letters.delivery = Delivery("memory", self.destination, settings, self.letters)
+        self.delivery = self.letters.delivery = Delivery(
+            "memory", self.destination, settings, self.letters, rule_of=lambda event: self.rule_of(event)
+        )
         self.delivery.start(LSN(position), Cursor(LSN(position), mark))
         return self.delivery
 
@@ -377,6 +385,63 @@ def test_both_failpoints_are_passed_and_fail_the_delivery(
     assert delivery.position().lsn == LSN(0)
 
 
+def test_the_vendors_answer_is_kept_with_the_letter(bench: Bench) -> None:
+    """Whether one event was refused, or a request with a single event in it; and the rule that made the event."""
+
+    def picky(batch: Sequence[Deliverable]) -> Receipt:
+        if any(event.properties["number"] == 2 for event in batch):
+            raise BatchRefused("HTTP 400", "HTTP 400\nnot two")
+        return Receipt({0: Rejected("no", "HTTP 200\nnot this one")})
+
+    bench.destination.deliver = picky  # type: ignore[method-assign]
+    bench.rule_of = lambda event: f"rule of {event.properties['number']}"
+    delivery = bench.start()
+
+    delivery.offer(events(1, 2), LSN(10), 1)
+    settle(delivery)
+
+    assert [(letter.rule, letter.reason, letter.answer) for letter in bench.letters.letters] == [
+        ("rule of 1", "no", "HTTP 200\nnot this one"),
+        ("rule of 2", "HTTP 400", "HTTP 400\nnot two"),
+    ]
+    assert "not this one" not in repr(Rejected("no", "not this one"))
+    assert str(BatchRefused("HTTP 400", "not two")) == "HTTP 400"
+
+
+def test_without_room_for_dead_letters_the_destination_waits(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in an outage: nothing behind it goes, no position moves, no letter is stored twice; then it goes on."""
+    bench.destination.script.append(Receipt({0: Rejected("no"), 1: Rejected("no"), 2: Rejected("no")}))
+    bench.letters.room = 2
+    delivery = bench.start(Limits(max_batch_events=3, linger_s=0.0), position=3)
+
+    delivery.offer(events(1, 2, 3, 4), LSN(10), 1)
+    wait_until(lambda: delivery.retries > 3)
+
+    assert (bench.numbers(), delivery.position().lsn, delivery.failure) == ([], LSN(3), None)
+    (told, *_) = [record for record in caplog.records if "no room for dead letters" in record.message]
+    assert (told.levelname, told.destination) == ("WARNING", "memory")  # type: ignore[attr-defined]
+    assert "dlq drop" in told.reason  # type: ignore[attr-defined]
+    bench.letters.room = 10
+    settle(delivery)
+    assert [letter.id for letter in bench.letters.letters] == [make_event(n).id for n in (1, 2, 3)]
+    assert (bench.numbers(), delivery.rejected, delivery.position().lsn) == ([4], 3, LSN(10))
+
+
+def test_waiting_for_room_does_not_hold_up_a_shutdown(bench: Bench) -> None:
+    """What is not stored comes again after the next start."""
+    bench.destination.script.append(Receipt({0: Rejected("no")}))
+    bench.letters.room = 0
+    delivery = bench.start(settings=DeliverySettings(retry_base_s=3600.0, retry_cap_s=3600.0))
+    delivery.offer(events(1), LSN(10), 1)
+    wait_until(lambda: delivery.retries > 0)
+
+    assert delivery.stop(0.05) is False
+    assert delivery.position().lsn == LSN(0)
+    assert delivery.failure is None
+
+
 # Leaving ---------------------------------------------------------------------------------------------
 
 
@@ -449,7 +514,7 @@ def test_an_idle_delivery_goes_over_to_its_replacement_at_once(bench: Bench) -> 
     assert (bench.destination.closed, new.opened_with, new.closed) == (1, [{"stored": 2}], 0)
     assert bench.numbers() == [1, 2]
     assert [event.properties["number"] for event in new.events.values()] == [3]
-    assert delivery.position() == (LSN(2000), {"stored": 1})
+    assert delivery.position() == Cursor(LSN(2000), {"stored": 1})
 
 
 def test_what_is_being_tried_again_goes_to_the_replacement(bench: Bench) -> None:
@@ -467,7 +532,7 @@ def test_what_is_being_tried_again_goes_to_the_replacement(bench: Bench) -> None
     sizes = [len(batch) for batch in new.batches]
     assert [event.properties["number"] for event in new.events.values()] == [1, 2, 3, 4, 5]
     assert max(sizes) == 2, "within the limits of the new one"
-    assert delivery.position()[0] == LSN(1000)
+    assert delivery.position().lsn == LSN(1000)
 
 
 def test_a_replacement_that_is_too_small_in_bytes_gets_smaller_batches(bench: Bench) -> None:

@@ -99,6 +99,30 @@ def test_the_vendors_words_are_the_reason(server: HttpServer, client: Clients) -
     assert len(caught.value.reason) < 400
 
 
+def test_the_vendors_answer_is_kept_as_it_came(server: HttpServer, client: Clients) -> None:
+    """Its status and the beginning of its body, line ends and all; nothing a terminal would take for a command."""
+    server.script.append(Reply(422, "{\n\t\"error\": \"ungültig\x1b[2J\"}".encode() + b"x" * 5000 + b"\xff"))
+
+    with pytest.raises(BatchRefused) as caught:
+        client(server.url()).post(b"{}", JSON)
+
+    answer = caught.value.answer
+    assert answer is not None and answer.startswith('HTTP 422\n{\n\t"error": "ungültig\ufffd[2J"}xxx')
+    assert 1900 < len(answer) <= 2048
+
+
+@pytest.mark.parametrize("before", [*range(0, 80, 7), *range(7950, 8030)])
+def test_no_part_of_a_secret_is_kept_wherever_we_stop_reading(client: Clients, before: int) -> None:
+    """Also where an answer is nothing but secrets, so that what is left of it is short."""
+    secret = "s3cret-key-of-forty-characters-0123456789"
+    vendor = client("https://vendor.example/", secrets=[secret])
+
+    answer = vendor.told(400, b"." * (before % 100) + secret.encode() * 400)
+
+    assert not any(secret[at : at + 6] in answer for at in range(len(secret) - 5))
+    assert "***" in answer
+
+
 @pytest.mark.parametrize("fault", ["close_before_response", "close_after_processing", "truncated_body"])
 def test_an_answer_that_does_not_come_whole_means_send_again(server: HttpServer, client: Clients, fault: Any) -> None:
     """It may have been processed or not; ids make that harmless."""
@@ -335,6 +359,7 @@ def test_no_error_shows_a_secret(server: HttpServer, client: Clients, reply: Rep
         vendor.post(b"{}", JSON)
 
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value) + repr(vendor)
+    shown += str(getattr(caught.value, "answer", ""))
     lines = [line for line in shown.splitlines() if not line.lstrip().startswith(("File", "vendor", "server"))]
     assert not [s for s in ("s3cret-key", "hunter2", "t0ken", "p4th") if s in "\n".join(lines)]
 

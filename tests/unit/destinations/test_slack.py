@@ -39,7 +39,7 @@ def test_a_digest_counts_all_and_shows_the_last(channel: FakeSlack) -> None:
     """Names by how often they happened, then the last few in order, then which commits it is about."""
     events = [make_event(number) for number in range(1, 5)] + [make_event(5, name="account_closed")]
 
-    slack(channel, title="shop", properties=["number"], shown=2).deliver(events)
+    slack(channel, title="shop", show=["number"], shown=2).deliver(events)
 
     (message,) = channel.messages
     assert message["text"] == "shop: 5 events, the last account_closed"
@@ -65,8 +65,8 @@ def test_nothing_is_shown_that_is_not_named(channel: FakeSlack) -> None:
     """Neither properties nor whom the event is about; NULL and absent are told apart."""
     event = make_event(1, properties={"email": "a@example.com", "note": None, "total": orjson.Fragment("79.00")})
 
-    slack(channel, properties=[]).deliver([event])
-    slack(channel, properties=["total", "note", "missing", "event.distinct_id"]).deliver([event])
+    slack(channel, show=[]).deliver([event])
+    slack(channel, show=["total", "note", "missing", "event.distinct_id"]).deliver([event])
 
     bare, some = (texts(message)[1] for message in channel.messages)
     assert bare == "`order_placed` 2026-01-02T03:04:05.123456Z"
@@ -78,7 +78,7 @@ def test_a_value_can_be_no_link_mention_or_line(channel: FakeSlack) -> None:
     """It is text, whatever it says."""
     value = "<!channel> & <https://evil.example|click>\n*order_paid*\u2028 \u202e"
 
-    slack(channel, properties=["text"]).deliver([make_event(1, name="a<b>", properties={"text": value})])
+    slack(channel, show=["text"]).deliver([make_event(1, name="a<b>", properties={"text": value})])
 
     (message,) = channel.messages
     assert texts(message)[1] == (
@@ -95,7 +95,7 @@ def test_no_message_is_beyond_slacks_limits(channel: FakeSlack) -> None:
     properties = dict.fromkeys(names, "&" * 500_000)
     events = [make_event(number, name=f"event_{number}" + "<" * 200, properties=properties) for number in range(200)]
 
-    slack(channel, title="&" * 500, properties=names, shown=40).deliver(events)
+    slack(channel, title="&" * 500, show=names, shown=40).deliver(events)
 
     (message,) = channel.messages
     assert len(channel.stored) == 40

@@ -21,6 +21,8 @@ from wal_tracker.secret import Secret
 from wal_tracker.state import open_state
 from wal_tracker.state.base import Cursor
 
+VERSION_1 = Path(__file__).parents[2] / "support" / "state_1"
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -35,6 +37,15 @@ class TestSqlite(StateStorePromises):
     def url(self, path: Path) -> str:
         """Of this test's store."""
         return f"sqlite:///{path}"
+
+    def make_version_1(self, url: str, *statements: str) -> None:
+        """By the script of that version."""
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.executescript((VERSION_1 / "sqlite.sql").read_text())
+            for statement in statements:
+                connection.execute(statement)
+            connection.execute("update dead_letter set payload = cast(payload as blob)")
+            connection.commit()
 
 
 def test_nobody_else_may_read_the_files(path: Path) -> None:

@@ -1,0 +1,54 @@
+-- The state store in SQLite: positions, dead letters, gaps.
+-- Run by: wal_tracker, when it opens the file. Locks: the file, for this script. Safe to repeat.
+begin immediate;
+
+create table if not exists schema_version (
+    only_row integer primary key check (only_row = 1),
+    version  integer not null
+);
+insert or ignore into schema_version (only_row, version) values (1, 1);
+
+create table if not exists source (
+    only_row          integer primary key check (only_row = 1),
+    system_identifier text not null,
+    timeline          integer not null,
+    database          text not null,
+    slot              text not null
+);
+
+-- How far each destination is durable.
+create table if not exists position (
+    destination text primary key,
+    lsn         text not null,
+    mark        text                -- JSON; what the destination asked to be kept beside it
+);
+
+create table if not exists dead_letter (
+    seq         integer primary key autoincrement,
+    id          text not null,      -- of the event, or of the rule error
+    destination text not null,      -- '' for a rule error
+    kind        text not null,      -- rule, rejected
+    status      text not null,      -- dead, replay, replayed
+    rule        text not null,
+    event       text not null,
+    relation    text not null,
+    commit_lsn  text not null,
+    commit_time text not null,
+    reason      text not null,
+    payload     blob not null,
+    created_at  text not null,
+    unique (id, destination)
+);
+create index if not exists dead_letter_status on dead_letter (status, seq);
+
+create table if not exists gap (
+    seq      integer primary key autoincrement,
+    from_lsn text not null,
+    to_lsn   text,                  -- null: not known how far
+    reason   text not null,
+    detail   text not null,
+    at       text not null
+);
+create unique index if not exists gap_once on gap (from_lsn, coalesce(to_lsn, ''), reason, detail);
+
+commit;
