@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from tests.support import matrix
 from tests.support.fixtures import missing
 from tests.support.postgres import wait_until
 from wal_tracker.demo.server import Binaries
+from wal_tracker_destinations.nats_wire import NatsConnection, NatsOptions, header_lines
 
 
 class StreamServer:
@@ -141,6 +146,49 @@ class NatsServer(StreamServer):
     def url(self) -> str:
         """Where it listens."""
         return f"nats://127.0.0.1:{self.port}"
+
+    def request(self, subject: str, document: Any = None, **login: Any) -> dict[str, Any]:
+        """What JetStream's API answers; raises AssertionError where it answers with an error."""
+        (answer,) = self._requests([(subject, document)], login)
+        return answer
+
+    def create_stream(self, name: str = "EVENTS", *subjects: str, login: Any = None, **config: Any) -> None:
+        """A stream on disk with these subjects (``events.>``), and its configuration as in the API."""
+        wanted = {"name": name, "subjects": list(subjects) or ["events.>"], "storage": "file", **config}
+        self.request(f"$JS.API.STREAM.CREATE.{name}", wanted, **(login or {}))
+
+    def messages(self, name: str = "EVENTS", **login: Any) -> list[dict[str, Any]]:
+        """What the stream holds, oldest first: ``subject``, ``headers`` and ``data``."""
+        state = self.request(f"$JS.API.STREAM.INFO.{name}", **login)["state"]
+        sequence = range(state["first_seq"], state["last_seq"] + 1) if state["messages"] else ()
+        found = []
+        for answer in self._requests([(f"$JS.API.STREAM.MSG.GET.{name}", {"seq": seq}) for seq in sequence], login):
+            message = answer["message"]
+            lines = base64.b64decode(message.get("hdrs", "")).decode().split("\r\n")[1:]
+            headers = dict(line.split(": ", 1) for line in lines if line)
+            data = base64.b64decode(message.get("data", ""))
+            found.append({"subject": message["subject"], "headers": headers, "data": data})
+        return found
+
+    def ids(self, name: str = "EVENTS", **login: Any) -> list[str]:
+        """Of the events in the stream, oldest first, as often as they are there; "" for somebody else's messages."""
+        return [message["headers"].get("Nats-Msg-Id", "") for message in self.messages(name, **login)]
+
+    def _requests(self, requests: Sequence[tuple[str, Any]], login: dict[str, Any]) -> list[dict[str, Any]]:
+        connection = NatsConnection(self.url, NatsOptions(servers=(self.url,), **login))
+        answers = []
+        try:
+            replies = connection.replies(time.monotonic() + 30)
+            for subject, document in requests:
+                data = b"" if document is None else orjson.dumps(document)
+                connection.publish(subject, "request", header_lines({}), data)
+                connection.flush()
+                answer = orjson.loads(next(replies).data or b'{"error": "nobody answers"}')
+                assert "error" not in answer, answer["error"]
+                answers.append(answer)
+        finally:
+            connection.close()
+        return answers
 
     def _always(self) -> list[str]:
         return []
