@@ -22,6 +22,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     MovedError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
@@ -240,11 +241,10 @@ class RedisStream:
             # A cluster's answers for one of its nodes; they are configured alike.
             found = self._client().info()
         except (RedisError, RedisClusterException, OSError) as error:
-            verdict = self._verdict(error)
-            if "NOPERM" in verdict.message:
+            if isinstance(error, NoPermissionError):
                 logger.info("Redis does not let us see how durable it is (INFO)", extra={"destination": self.name})
                 return
-            raise verdict from error
+            raise self._verdict(error) from error
         if not found.get("aof_enabled"):
             logger.warning(
                 "Redis keeps no append-only file: its crash loses what it acknowledged since its last snapshot. "
@@ -263,11 +263,11 @@ class RedisStream:
         """What an error of the client means for the batch. Its text is the server's, which repeats no argument."""
         said = f"{getattr(error, 'status_code', None) or ''} {error}".strip().partition(", with args")[0][:300]
         code = said.partition(" ")[0]
-        if isinstance(error, (AuthenticationError, AuthorizationError)) or code in ("NOAUTH", "WRONGPASS"):
+        if isinstance(error, (AuthenticationError, AuthorizationError)):
             return DestinationRefusedUs(
                 self.name, f"Redis refuses our credentials: {said}; check the url's user and password"
             )
-        if isinstance(error, MovedError):
+        if isinstance(error, MovedError) or code == "MOVED":
             return DestinationRefusedUs(self.name, "the server is part of a Redis Cluster: set cluster: true")
         if isinstance(error, ReadOnlyError):
             return DestinationUnavailable(
@@ -280,7 +280,7 @@ class RedisStream:
         passing = (BusyLoadingError, ClusterDownError, TryAgainError)
         if isinstance(error, passing) or code in _PASSES:
             return DestinationUnavailable(self.name, f"Redis takes nothing now: {said}")
-        if code == "NOPERM" or "user executing the script" in said:
+        if isinstance(error, NoPermissionError) or "user executing the script" in said:
             return DestinationRefusedUs(
                 self.name, f"{said}; give the user the commands and keys on the destination's page (ACL SETUSER)"
             )

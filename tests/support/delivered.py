@@ -28,6 +28,7 @@ def deliver(
     *,
     max_batch_events: int | None = None,
     trouble: Sequence[Callable[[], object]] = (),
+    timeout_s: float = 30.0,
 ) -> tuple[Delivery, list[DeadLetter]]:
     """
     Send events through a delivery until nothing is left or it has failed, as the end of the transaction at 10 000 000.
@@ -37,13 +38,14 @@ def deliver(
         events: All of them.
         max_batch_events: In a batch.
         trouble: Each happens once, spread over the first attempts and batches.
+        timeout_s: Longer than it takes.
     """
     letters = Letters()
     settings = DeliverySettings(retry_base_s=0.01, retry_cap_s=0.02, linger_s=0.0, max_batch_events=max_batch_events)
     delivery = Delivery("vendor", _Troubled(destination, list(trouble)), settings, letters)
     delivery.start(LSN(0), None)
     delivery.offer(list(events), LSN(10_000_000), 100)
-    wait_until(lambda: delivery.idle or delivery.failure is not None)
+    wait_until(lambda: delivery.idle or delivery.failure is not None, timeout_s=timeout_s)
     delivery.stop(10)
     return delivery, letters.letters
 

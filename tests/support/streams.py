@@ -69,7 +69,7 @@ class StreamServer:
 
     def close(self) -> None:
         """End it and remove what it has written."""
-        if self._process is not None and self._process.poll() is None:
+        if self.runs:
             self.kill9()
         self._directory.cleanup()
 
@@ -79,6 +79,11 @@ class StreamServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it does."""
+        return self._process is not None and self._process.poll() is None
 
     def log_text(self) -> str:
         """What it has said."""
