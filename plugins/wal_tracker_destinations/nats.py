@@ -177,7 +177,8 @@ class Nats:
             How many of them, from the first, are stored or in `outcomes`; and what keeps the next one from it, unless
             that is only that somebody else's message came between.
         """
-        acks: dict[int, Reply] = {}
+        acks: dict[str, Reply] = {}
+        waiting = {str(position) for position in range(len(run))}
         broken: DestinationError | None = None
         try:
             after = ""
@@ -186,21 +187,23 @@ class Nats:
                 after = message.id
             connection.flush()
             replies = connection.replies(time.monotonic() + self.config.request_timeout_s)
-            while len(acks) < len(run):
+            while waiting:
                 reply = next(replies)
-                acks[int(reply.token)] = reply
+                waiting.discard(reply.token)
+                acks[reply.token] = reply
         except (OSError, NatsError) as error:
             # Late acknowledgements would be taken for those of what is sent next.
             self.close()
             broken = self._verdict(error)
         for position, message in enumerate(run):
-            if position not in acks:
+            if str(position) not in acks:
                 return position, broken
-            said = self._ack(acks[position])
+            said = self._ack(acks[str(position)])
             if isinstance(said, Rejected):
                 outcomes[message.index] = said
             elif isinstance(said, Retry):
-                return position, None
+                # The first said that it follows nothing.
+                return position, None if position else DestinationUnavailable(self.name, said.reason)
             elif said is not None:
                 return position, said
         return len(run), None
@@ -223,7 +226,7 @@ class Nats:
                 self.name, f"something else than JetStream answers on {self.config.subject}; who subscribes to it?"
             )
         if number == _WRONG_LAST_MSG_ID:
-            return Retry()
+            return Retry(reason=f"JetStream: wrong last message ({number})")
         if number in (_MESSAGE_TOO_LARGE, _HEADERS_TOO_LARGE):
             return Rejected(f"JetStream: {said} ({number}); the stream's max_msg_size may be raised")
         if number == _OTHER_STREAM:
@@ -242,7 +245,7 @@ class Nats:
 
         Raises:
             DestinationUnavailable: No server can be reached.
-            DestinationRefusedUs: The last that can does not take us.
+            DestinationRefusedUs: None of them takes us.
         """
         if self._connection is not None:
             try:
@@ -278,7 +281,8 @@ class Nats:
         if isinstance(error, NoTLS):
             return DestinationRefusedUs(self.name, f"{said}{at}; give it a certificate, or write nats:// for tls://")
         if isinstance(error, NatsError):
-            if re.match(r"authorization|user auth|account auth", said, re.IGNORECASE):
+            # "User Authentication Expired" ends a connection; the next one shows whether they have been renewed.
+            if re.match(r"authorization violation", said, re.IGNORECASE):
                 return DestinationRefusedUs(self.name, f"NATS refuses our credentials{at}: {said}; check them")
             if re.match(r"permissions violation", said, re.IGNORECASE):
                 return DestinationRefusedUs(

@@ -152,7 +152,7 @@ class RedisStream:
                 except OSError as error:
                     raise ValueError(f"ca_file cannot be read: {error.strerror or 'no certificate in it'}") from error
 
-    # One script a batch: so many events keep the server from others for a few milliseconds.
+    # One script a batch, and a server does nothing else meanwhile: for so many events about ten milliseconds.
     limits = Limits(max_batch_events=_MIN_SEEN, max_batch_bytes=4 * 1024 * 1024, linger_s=0.1)
     accepts_raw: ClassVar[bool] = True
 
