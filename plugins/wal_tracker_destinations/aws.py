@@ -36,6 +36,7 @@ from botocore.exceptions import (
     SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
@@ -54,6 +55,9 @@ from wal_tracker.secret import Secret
 
 Fault = Literal["passing", "events", "us"]
 """Whose an error is: the moment's, what was sent, or our configuration."""
+
+# A service's description is some megabytes of JSON: read once, for every client there is.
+_DESCRIPTIONS = Loader()
 
 # What passes, though its status (400, 403, 409) would say otherwise; without a prefix such as "KMS.".
 _PASSING = frozenset(
@@ -195,6 +199,7 @@ class AwsClient:
         options = self._options
         try:
             session = Session()
+            session.register_component("data_loader", _DESCRIPTIONS)
             session.user_agent_name, session.user_agent_version = "wal_tracker", version("wal_tracker")
             if options.access_key is not None and options.secret_key is not None:
                 token = options.session_token
