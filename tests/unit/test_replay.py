@@ -110,7 +110,7 @@ def test_an_event_that_was_refused_comes_back_whole(state: StateStore) -> None:
 
 
 def test_a_letter_is_not_replayed_into_a_spool_nobody_will_know_of(state: StateStore, tmp_path: Path) -> None:
-    """A destination no `run` has been to has no position, and a spool that stands in none is cut off at the next start."""
+    """A destination no `run` has been to has no position; a spool that stands in none is cut off at the next start."""
     event, memory = make_event(1), MemoryDestination()
     memory.script.extend([DestinationUnavailable("memory", "down")] * 10_000)
     state.add([letter(event)])

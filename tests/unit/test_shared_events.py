@@ -57,7 +57,7 @@ def seen_by_two(make: Callable[[], Event], ask: Callable[[Event], object]) -> li
 
 @pytest.mark.parametrize("make", [plain, profile, row])
 def test_who_asks_for_the_bytes_while_they_are_made_gets_all_of_them(make: Callable[[], Event]) -> None:
-    """Else one destination, or what is spooled for it, has an event without what it says of a person, or with it twice."""
+    """Else a destination, or what is spooled for it, has it without what it says of a person, or with that twice."""
     seen = seen_by_two(make, Event.to_json)
 
     assert len(seen) > 5
