@@ -217,7 +217,8 @@ class Sinks:
             )
             start = max(position, cursor.lsn) if cursor else position
             shape = self._shapes[entry.name]
-            channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw, shape=shape))
+            wide = 1 + len(siblings)
+            channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw, shape=shape, width=wide))
         return channels
 
     def _spool(self, entry: DestinationConfig) -> Spool | None:
@@ -397,6 +398,9 @@ class Run:
         except (ConfigError, PluginError) as error:
             logger.error("the configuration cannot be used; going on as before", extra={"reason": str(error)})
             return
+        # A FIFO where there was a queue: how many requests may be on their way at once is up to an option there.
+        others = [channel for channel in channels if channel.width != len(made[channel.config.name])]
+        changed += [channel.config.path for channel in others]
         if changed:
             logger.warning(
                 "more has changed in the configuration than options of destinations: restart to apply",
@@ -404,7 +408,7 @@ class Run:
             )
         self._config = config
         for channel in channels:
-            if channel.config.name not in (self._given or {}):
+            if channel not in others and channel.config.name not in (self._given or {}):
                 channel.delivery.replace(*made[channel.config.name])
 
     # Which side ----------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class Channel:
     raw: bool = False
     shape: Shape | None = None
     """What it gets of an event; None: the event as it is."""
+    width: int = 1
+    """How many requests may be on their way at once."""
     pending: list[Deliverable] = field(default_factory=list)
     boundary: int = 0
     """How many of `pending` belong to transactions read to their end."""
