@@ -781,7 +781,7 @@ def test_an_event_nobody_could_decide_is_shaped_when_it_is_replayed(bench: Bench
     assert bench.pipeline is not None
     bench.pipeline.run()
     (letter,) = bench.state.dead_letters()
-    bench.state.set_status([letter.id], "replay")
+    bench.state.mark_letters(LetterFilter(id=letter.id), "replay")
 
     def on_read(_source: ScriptedSource) -> None:
         assert bench.pipeline is not None
@@ -802,7 +802,7 @@ def test_a_mended_rule_asks_every_destination_anew(bench: Bench) -> None:
     assert bench.pipeline is not None
     bench.pipeline.run()
     (letter,) = bench.state.dead_letters()
-    bench.state.set_status([letter.id], "replay")
+    bench.state.mark_letters(LetterFilter(id=letter.id), "replay")
     mended = read(RULES.replace("new.id - new.id", "new.id").encode(), {})
     bench.rules = RuleSet(mended, bench.types, system_identifier="1", mode="wal")
 
