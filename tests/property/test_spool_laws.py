@@ -179,7 +179,9 @@ class World:
 
 steps = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["commit", "part", "more", "more", "outage", "blow"]), st.integers(1, 7), st.integers(0, 3)),
+        st.tuples(
+            st.sampled_from(["commit", "part", "more", "more", "outage", "blow"]), st.integers(1, 7), st.integers(0, 3)
+        ),
         st.tuples(st.sampled_from(["fail", "recover", "save", "die"])),
     ),
     max_size=25,

@@ -15,6 +15,7 @@ Thread: one thread appends, syncs and releases; another reads, and only below wh
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import zlib
@@ -31,6 +32,8 @@ from wal_tracker.failpoints import hit
 from wal_tracker.model import Deliverable, Event, RawChange
 from wal_tracker.state.base import Place, Spooled
 
+logger = logging.getLogger("wal_tracker.delivery")
+
 _MAGIC = b"wal_tracker spool 1\n"
 _BEFORE = struct.Struct("!QQI")
 """After the magic: where the segment before ends (number and offset), and the CRC-32 of that."""
@@ -44,6 +47,10 @@ _EVENT, _RAW, _UNWRITABLE = 0, 1, 2
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 """A new segment is begun beyond this: small enough to give disk back soon, large enough for few of them."""
+
+# What is read at a time from a spool that is only looked at.
+_PAGE_EVENTS = 1000
+_PAGE_BYTES = 4 * 1024 * 1024
 
 BEGINNING = Place(0, _HEADER_BYTES)
 """Where an empty spool stands."""
@@ -223,6 +230,43 @@ class Spool:
             found.append((event, behind))
             at = behind
         return found
+
+    def kept(self, stands: Spooled) -> Iterator[Deliverable]:
+        """
+        All that is to be delivered from here, read and left as it is; of a spool that is not open.
+
+        What cannot be read is passed over, with a line in the log: that it is a gap is for whom it belongs to.
+
+        Args:
+            stands: From the state store.
+        """
+        at = stands.begin
+        try:
+            while at < stands.end:
+                try:
+                    found = self.read(at, stands.end, _PAGE_EVENTS, _PAGE_BYTES)
+                except SpoolDamaged as damage:
+                    logger.warning("a spool is damaged; passing over it", extra={"where": damage.where})
+                    at = damage.resume
+                    continue
+                yield from (event for event, _ in found)
+                at = found[-1][1] if found else stands.end
+        finally:
+            self.close()
+
+    def size(self, stands: Spooled) -> int:
+        """
+        What the segments that are still needed take on disk; of a spool that is not open, and may be another process's.
+
+        Args:
+            stands: From the state store.
+        """
+        sizes = 0
+        for number in self._numbers():
+            if stands.begin.segment <= number <= stands.end.segment:
+                with suppress(FileNotFoundError):
+                    sizes += self._segment(number).stat().st_size
+        return sizes
 
     def release(self, before: Place) -> None:
         """
