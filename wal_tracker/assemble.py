@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
 from wal_tracker.channels import Channel
+from wal_tracker.config.globs import chosen
 from wal_tracker.config.model import Config, DestinationConfig
 from wal_tracker.config.reload import with_new_options
 from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.outbox import OutboxDecoder
 from wal_tracker.decode.pgoutput import PgOutput
-from wal_tracker.delivery import Delivery, DeliverySettings, Spool
+from wal_tracker.delivery import Delivery, DeliverySettings, Spool, in_commit_order
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
 from wal_tracker.errors import (
@@ -32,10 +34,11 @@ from wal_tracker.errors import (
     SlotLost,
     SourceError,
     SourceRefused,
+    StateError,
 )
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Column, Relation
+from wal_tracker.model import Column, Deliverable, Relation
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.pipeline import Pipeline, Source, Stats
 from wal_tracker.replay import deliver_letters
@@ -51,9 +54,12 @@ from wal_tracker.source.replication import ReplicationSource
 from wal_tracker.source.switch import Switch
 from wal_tracker.source.watch import TableWatch
 from wal_tracker.state import open_state, spool_directory
-from wal_tracker.state.base import OUTBOX, Gap, LetterBound, SourceIdentity, StateStore
+from wal_tracker.state.base import OUTBOX, Cursor, Gap, LetterBound, SourceIdentity, Spooled, StateStore
 
 logger = logging.getLogger("wal_tracker.assemble")
+
+# Events copied at a time into the spool of a new destination.
+_FILL_EVENTS = 1000
 
 RAW = "raw:"
 """Before the name of a destination of raw changes, wherever it stands beside the others."""
@@ -124,6 +130,12 @@ def delivery_settings(entry: DestinationConfig) -> DeliverySettings:
     )
 
 
+def spools_of(config: Config) -> Path | None:
+    """The folder of all spools; None: nothing is spooled."""
+    directory = config.delivery.spool_dir
+    return Path(directory) if directory is not None else spool_directory(config.state)
+
+
 def width(entry: DestinationConfig, destination: Destination) -> int:
     """How many requests to a destination may be on their way at once."""
     allowed = destination.limits.concurrency
@@ -173,8 +185,7 @@ class Sinks:
             PluginError: A destination is unknown or lacks its library.
         """
         given = given or {}
-        directory = config.delivery.spool_dir
-        self._spools = Path(directory) if directory is not None else spool_directory(config.state)
+        self._spools = spools_of(config)
         self.events = [(entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations]
         # The two sections are name spaces of their own; positions and dead letters are not.
         self.raw = [
@@ -187,6 +198,7 @@ class Sinks:
             )
             self.events = [(entry, given.get("stdout") or build_destination(entry))]
         hash_key = config.hash_key.reveal().encode() if config.hash_key else None
+        self._named = {rule.rule_id: rule.destinations for rule in config.rules}
         self._shapes = {entry.name: Shape.of(entry, hash_key) for entry, _ in (*self.events, *self.raw)}
 
     def channels(
@@ -225,6 +237,88 @@ class Sinks:
         if self._spools is None:
             return None
         return Spool(self._spools, entry.name, max_bytes=entry.delivery.max_spool_bytes)
+
+    def fill_spools(
+        self, channels: Sequence[Channel], state: StateStore, rules: RuleSet, position: LSN, *, mode: str
+    ) -> None:
+        """
+        Give destinations that are new, and are to begin ``from: spool``, what the others have in theirs.
+
+        Their spools are filled, whatever their bound, and then their positions are stored: a process that dies before
+        that begins anew. What was shaped for another destination (`when`, `properties`) is as it was shaped.
+
+        Args:
+            channels: Not yet started.
+            state: Where positions are.
+            rules: Know which rule made an event, and so who gets it.
+            position: Where the stream begins: what was committed there or later comes from it.
+            mode: Of the stream; of another one everything is older.
+
+        Raises:
+            StateError: Something cannot be written.
+        """
+        cursors = state.cursors()
+        for channel in channels:
+            entry = channel.config
+            if entry.begin == "now" or entry.name in cursors:
+                continue
+            if self._spools is None:
+                logger.warning("there are no spools to begin from", extra={"destination": entry.name})
+                continue
+            # Who is given events as the rules made them comes first.
+            names = sorted((self._shapes.get(name) is not None, name) for name in cursors)
+            given = in_commit_order(
+                [
+                    Spool(self._spools, name, max_bytes=0).kept(spooled)
+                    for _, name in names
+                    if (spooled := cursors[name].spool) is not None and name.startswith(RAW) == channel.raw
+                ]
+            )
+            older = (
+                event
+                for event in given
+                if event.source["mode"] != mode or LSN.parse(event.source["commit_lsn"]) < position
+            )
+            own = self._spool(entry)
+            assert own is not None
+            own.open(None)
+            begin, count = None, 0
+            for events in self._for_channel(channel, older, state, rules):
+                try:
+                    places = own.append(events)
+                except OSError as error:
+                    raise StateError(f"the spool {own.path} cannot be written: {error.strerror}") from error
+                begin, count = begin or places[0], count + len(events)
+            if begin is not None:
+                spooled = Spooled(begin, own.sync())
+                state.save_cursors({entry.name: Cursor(channel.start, None, spooled)})
+            own.close()
+            logger.info(
+                "a new destination begins with what others have in their spools",
+                extra={"destination": entry.name, "events": count},
+            )
+
+    def _for_channel(
+        self, channel: Channel, events: Iterator[Deliverable], state: StateStore, rules: RuleSet
+    ) -> Iterator[list[Deliverable]]:
+        """What a destination gets of stored events, some at a time."""
+        entry = channel.config
+        while some := list(islice(events, _FILL_EVENTS)):
+            mine = []
+            for event in some:
+                source = event.source
+                if channel.raw:
+                    is_mine = chosen(entry.filter, source["table"], f"{source['schema']}.{source['table']}")
+                else:
+                    named = self._named.get(rules.rule_of(event))
+                    is_mine = chosen(entry.filter, event.name) and (named is None or entry.name in named)
+                if is_mine:
+                    mine.append(event)
+            made, letters = channel.shaped(mine)
+            if letters:
+                state.add(letters)
+            if made:
+                yield made
 
     @property
     def need_lanes(self) -> bool:
@@ -611,7 +705,7 @@ class Run:
         )
         source = ReplicationSource(settings, build_decoder(self._config, self._types, rules.wanted_events), watch=watch)
         self._source.callback(source.close)
-        self._make_pipeline(source, rules, sinks, position, until=until, ending=switch.Marker(settings))
+        self._make_pipeline(source, rules, sinks, position, mode="wal", until=until, ending=switch.Marker(settings))
 
     def _read_outbox(self, drain: Switch | None = None) -> None:
         settings, sinks = replace(self._settings, dsn=self._primary_dsn), Sinks(self._config, self._given)
@@ -630,7 +724,7 @@ class Run:
         )
         self._source.callback(source.close)
         until = self._end_of_outbox(source, position) if self._until_caught_up or drain is not None else None
-        self._make_pipeline(source, rules, sinks, position, until=until)
+        self._make_pipeline(source, rules, sinks, position, mode="trigger", until=until)
 
     def _rules(self, sinks: Sinks, system_identifier: str, mode: str) -> RuleSet:
         return RuleSet(
@@ -662,13 +756,16 @@ class Run:
         sinks: Sinks,
         position: LSN,
         *,
+        mode: str,
         until: LSN | None,
         ending: switch.Marker | None = None,
     ) -> None:
+        channels = sinks.channels(self.state, rules, position, outlast_refusals=not self._until_caught_up)
+        sinks.fill_spools(channels, self.state, rules, position, mode=mode)
         self.pipeline = Pipeline(
             source,
             rules,
-            sinks.channels(self.state, rules, position, outlast_refusals=not self._until_caught_up),
+            channels,
             self.state,
             self._config.delivery,
             position=position,
