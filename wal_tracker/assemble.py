@@ -189,7 +189,9 @@ class Sinks:
         hash_key = config.hash_key.reveal().encode() if config.hash_key else None
         self._shapes = {entry.name: Shape.of(entry, hash_key) for entry, _ in (*self.events, *self.raw)}
 
-    def channels(self, state: StateStore, rules: RuleSet, position: LSN) -> list[Channel]:
+    def channels(
+        self, state: StateStore, rules: RuleSet, position: LSN, *, outlast_refusals: bool = False
+    ) -> list[Channel]:
         """
         One channel for each destination, beginning where the state store says it stands.
 
@@ -197,6 +199,7 @@ class Sinks:
             state: Where positions and dead letters are.
             rules: Know which rule made an event that is refused.
             position: Where a destination begins that is not known yet.
+            outlast_refusals: Go on without a destination that refuses us, where there are others.
         """
         cursors = state.cursors()
         channels = []
@@ -206,7 +209,7 @@ class Sinks:
             delivery = Delivery(
                 entry.name,
                 first,
-                delivery_settings(entry),
+                replace(delivery_settings(entry), outlasts_refusal=outlast_refusals and len(self.names) > 1),
                 state,
                 siblings=siblings,
                 spool=self._spool(entry),
@@ -661,7 +664,7 @@ class Run:
         self.pipeline = Pipeline(
             source,
             rules,
-            sinks.channels(self.state, rules, position),
+            sinks.channels(self.state, rules, position, outlast_refusals=not self._until_caught_up),
             self.state,
             self._config.delivery,
             position=position,

@@ -36,6 +36,7 @@ from wal_tracker.model import Change, Commit, Deliverable, Event, Item, Message,
 from wal_tracker.replay import Replay
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
+from wal_tracker.rules.lanes import is_of_its_row
 from wal_tracker.state.base import Cursor, DeadLetter, Gap, StateStore
 
 logger = logging.getLogger("wal_tracker.pipeline")
@@ -409,7 +410,7 @@ class Pipeline:
                     continue
                 if event is not None:
                     events += 1
-                    if lane is not None:
+                    if lane is not None and is_of_its_row(event):
                         event.lane = lane
                     for channel in rule.targets.get(event.name) or self._router.of_rule(rule, event.name):
                         if transaction.commit_lsn >= channel.start:

@@ -18,7 +18,7 @@ from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.replay import deliver_letters
 from wal_tracker.rules.engine import RuleSet
 from wal_tracker.state import open_state
-from wal_tracker.state.base import DeadLetter
+from wal_tracker.state.base import DeadLetter, LetterFilter
 from wal_tracker.testing import MemoryDestination, make_event
 
 
@@ -44,7 +44,7 @@ def test_an_event_that_was_refused_comes_back_whole(tmp_path: Path) -> None:
             payload=payload,
         )
         state.add([letter])
-        state.set_status([event.id], "replay")
+        state.mark_letters(LetterFilter(id=event.id), "replay")
         types, config = TypeCatalog(), read(b"track: {}", {})
         rules = RuleSet(config, types, system_identifier="1", mode="wal")
         settings = DeliverySettings(linger_s=0.0, retry_base_s=0.001)

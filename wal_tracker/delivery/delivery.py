@@ -65,6 +65,8 @@ class DeliverySettings:
     """A failing destination's events are put on disk once they have waited so long."""
     at_spool_bound: Literal["hold", "shed"] = "hold"
     """When the spool is full too: let everything wait, or drop what comes, with a gap on record."""
+    outlasts_refusal: bool = False
+    """Where there is a spool: go on when the destination refuses us, since others would have to stop with it."""
 
 
 class _Boundary(NamedTuple):
@@ -119,7 +121,7 @@ class Delivery:
                 records,
                 pace,
                 rule_of,
-                outlasts_refusal=spool is not None,
+                outlasts_refusal=settings.outlasts_refusal and spool is not None,
             )
             for one in (destination, *siblings)
         ]

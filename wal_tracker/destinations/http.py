@@ -65,12 +65,17 @@ _SHOWN_HEADERS = frozenset(
         "connection",
         "content-encoding",
         "content-length",
+        "content-md5",
         "content-type",
         "date",
+        "expect",
         "retry-after",
         "user-agent",
         "webhook-id",
         "webhook-timestamp",
+        "x-amz-content-sha256",
+        "x-amz-date",
+        "x-amz-target",
     }
 )
 _NEVER_MENDS = frozenset({501, 505})
@@ -193,6 +198,53 @@ def observed(observer: Callable[[Exchange], None]) -> Iterator[None]:
         _observer.reset(token)
 
 
+def is_observed() -> bool:
+    """Whether somebody on this thread wants to be shown exchanges."""
+    return _observer.get() is not None
+
+
+def show(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    answer: Answer | None,
+    failure: str = "",
+    *,
+    secrets: Sequence[str],
+) -> None:
+    """
+    Show an exchange to who watches, if somebody does; for a client that is not `HttpClient`.
+
+    Args:
+        method: GET, POST, PUT …
+        url: Whole.
+        headers: Of the request; those that may hold a credential are shown without their value.
+        body: Before compression.
+        answer: None: there was none.
+        failure: Why not.
+        secrets: Texts to be hidden wherever they stand, the longest first.
+    """
+    observer = _observer.get()
+    if observer is None:
+        return
+
+    def hidden(text: bytes) -> bytes:
+        for secret in secrets:
+            text = text.replace(secret.encode(), b"***")
+        return text
+
+    shown = {name: text if name.lower() in _SHOWN_HEADERS else "***" for name, text in headers.items()}
+    if answer is not None:
+        harmless = {name: text for name, text in answer.headers.items() if name.lower() in _SHOWN_HEADERS}
+        answer = Answer(answer.status, hidden(answer.body), harmless)
+    place, asked, query = url.partition("?")
+    # As in `_secrets_in`: a short text is no secret.
+    told = "&".join(f"{name}={text if len(text) < 4 else '***'}" for name, text in parse_qsl(query))
+    url = hidden(place.encode()).decode() + asked + told
+    observer(Exchange(method, url, shown, hidden(body), answer, failure))
+
+
 class HttpClient:
     """
     Posts to one URL, and asks other things of its host. One thread.
@@ -246,7 +298,8 @@ class HttpClient:
         self._timeout = (min(timeout_s, CONNECT_TIMEOUT_S), timeout_s)
         self._transient, self._refusals, self._max_answer_bytes = transient, refusals, max_answer_bytes
         self._clock = clock
-        self._secrets = sorted({*filter(None, secrets), *_secrets_in(url)}, key=len, reverse=True)
+        given = {part for secret in secrets for part in (secret, _behind_scheme(secret)) if part}
+        self._secrets = sorted({*given, *_secrets_in(url)}, key=len, reverse=True)
         self._credential, self._is_confidential = "", confidential
         self._session = requests.Session()
         self._session.trust_env = False
@@ -395,28 +448,14 @@ class HttpClient:
         answer: Answer | None,
         failure: str = "",
     ) -> None:
-        """Show the exchange to who watches, if somebody does."""
-        observer = _observer.get()
-        if observer is None or self._is_confidential:
+        """Show the exchange to who watches, unless it is nobody's business."""
+        if self._is_confidential or not is_observed():
             return
-        every = {**self._session.headers, **headers}
+        every = {name: str(text) for name, text in {**self._session.headers, **headers}.items()}
         if self._session.auth is not None:
             every["Authorization"] = ""
-        shown = {name: str(text) if name.lower() in _SHOWN_HEADERS else "***" for name, text in every.items()}
-        if answer is not None:
-            harmless = {name: text for name, text in answer.headers.items() if name.lower() in _SHOWN_HEADERS}
-            answer = Answer(answer.status, self._hidden(answer.body), harmless)
-        place, asked, query = url.partition("?")
-        # As in `_secrets_in`: a short text is no secret.
-        told = "&".join(f"{name}={text if len(text) < 4 else '***'}" for name, text in parse_qsl(query))
-        url = self._hidden(place.encode()).decode() + asked + told
-        observer(Exchange(method, url, shown, self._hidden(body or b""), answer, failure))
-
-    def _hidden(self, text: bytes) -> bytes:
-        """Without our secrets."""
-        for secret in filter(None, (self._credential, *self._secrets)):
-            text = text.replace(secret.encode(), b"***")
-        return text
+        secrets = [*filter(None, (self._credential, *self._secrets))]
+        show(method, url, every, body or b"", answer, failure, secrets=secrets)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         """The beginning of the answer; a body that never ends, or trickles, is left."""
@@ -593,6 +632,12 @@ def check_headers(headers: Mapping[str, Secret], *, ours: Collection[str]) -> No
         text = value.reveal()
         if not text.isascii() or not text.isprintable() or text != text.strip():
             raise ValueError(f"headers: the value of {name} cannot stand in a header")
+
+
+def _behind_scheme(header: str) -> str:
+    """The credential in what an Authorization header holds (``Bearer abc…``), which may come back alone."""
+    match = re.fullmatch(r"[A-Za-z-]+ +(\S{4,})", header)
+    return match[1] if match else ""
 
 
 def _secrets_in(url: str) -> set[str]:
