@@ -495,7 +495,13 @@ class Delivery:
 
     def _new_queue(self, position: LSN) -> Queue:
         width = len(self._senders)
-        return Queue(position, max_events=self._max_events * width, max_bytes=self._max_bytes * width)
+        return Queue(
+            position,
+            max_events=self._max_events * width,
+            max_bytes=self._max_bytes * width,
+            # Where several requests are on their way at once there is no mark (`Limits.concurrency`).
+            ends_on_boundaries=width == 1,
+        )
 
     def _run(self) -> None:
         try:
@@ -674,7 +680,7 @@ class Delivery:
             return batch, self._senders[0].send(batch.events)
         ways = [
             lanes.batches(way, self._max_events, self._max_bytes)
-            for way in lanes.abreast(batch.events, len(self._senders))
+            for way in lanes.abreast(batch.events, len(self._senders), self._max_events)
         ]
         for worker, way in zip(self._workers, ways[1:], strict=False):
             worker.begin(way)
@@ -695,9 +701,9 @@ class Delivery:
         return Batch([event for way in ways for events in way for event in events]), buried
 
     def _moved(self) -> None:
-        """The queue stands at a new boundary, and nothing beyond it has been sent; called with the lock held."""
+        """The queue stands at a new boundary, and with a mark nothing beyond it was sent; called with the lock held."""
         self._position = Cursor(self._queue.position, self._mark)
-        self.settled = self.offered - self._queue.events
+        self.settled = self.offered - self._queue.events - self._queue.beyond
 
     def _moved_in_spool(self) -> None:
         """More is durable on disk, or delivered from there; called with the lock held."""
