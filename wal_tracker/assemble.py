@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Union
 
 from wal_tracker.channels import Channel
 from wal_tracker.config.model import Config, DestinationConfig
@@ -21,7 +22,7 @@ from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.outbox import OutboxDecoder
 from wal_tracker.decode.pgoutput import PgOutput
-from wal_tracker.delivery import Delivery, DeliverySettings, Spool
+from wal_tracker.delivery import Delivery, DeliverySettings, HandOver, Spool
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
 from wal_tracker.errors import (
@@ -159,14 +160,19 @@ def build_destination(entry: DestinationConfig, *, raw: bool = False) -> Destina
     return destination
 
 
+Sink = Union[Destination, HandOver]
+"""Where events go: to a destination, or to a program that takes them itself."""
+
+
 class Sinks:
     """The configured destinations, built and not yet opened."""
 
-    def __init__(self, config: Config, given: Mapping[str, Destination] | None = None) -> None:
+    def __init__(self, config: Config, given: Mapping[str, Sink] | None = None) -> None:
         """
         Args:
             config: The configuration; without any destination, events go to stdout.
-            given: Destinations made already, by name; they take the place of what the configuration says there.
+            given: Destinations made already, by name (of raw changes with `RAW` before it); they take the place of what
+                the configuration says there.
 
         Raises:
             ConfigError: Options are wrong.
@@ -175,10 +181,12 @@ class Sinks:
         given = given or {}
         directory = config.delivery.spool_dir
         self._spools = Path(directory) if directory is not None else spool_directory(config.state)
-        self.events = [(entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations]
+        self.events: list[tuple[DestinationConfig, Sink]] = [
+            (entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations
+        ]
         # The two sections are name spaces of their own; positions and dead letters are not.
-        self.raw = [
-            (replace(entry, name=RAW + entry.name), build_destination(entry, raw=True))
+        self.raw: list[tuple[DestinationConfig, Sink]] = [
+            (replace(entry, name=RAW + entry.name), given.get(RAW + entry.name) or build_destination(entry, raw=True))
             for entry in config.raw_destinations
         ]
         if not self.events and not self.raw:
@@ -202,16 +210,20 @@ class Sinks:
         channels = []
         for entry, destination in (*self.events, *self.raw):
             cursor, raw = cursors.get(entry.name), entry.name.startswith(RAW)
-            first, *siblings = self.objects(entry, destination)
-            delivery = Delivery(
-                entry.name,
-                first,
-                delivery_settings(entry),
-                state,
-                siblings=siblings,
-                spool=self._spool(entry),
-                rule_of=rules.rule_of,
-            )
+            delivery: Delivery | HandOver
+            if isinstance(destination, HandOver):
+                delivery = destination
+            else:
+                first, *siblings = self.objects(entry, destination)
+                delivery = Delivery(
+                    entry.name,
+                    first,
+                    delivery_settings(entry),
+                    state,
+                    siblings=siblings,
+                    spool=self._spool(entry),
+                    rule_of=rules.rule_of,
+                )
             start = max(position, cursor.lsn) if cursor else position
             shape = self._shapes[entry.name]
             channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw, shape=shape))
@@ -225,7 +237,11 @@ class Sinks:
     @property
     def need_lanes(self) -> bool:
         """Whether some destination takes several requests at once."""
-        return any(width(entry, destination) > 1 for entry, destination in (*self.events, *self.raw))
+        return any(
+            width(entry, destination) > 1
+            for entry, destination in (*self.events, *self.raw)
+            if not isinstance(destination, HandOver)
+        )
 
     def objects(self, entry: DestinationConfig, destination: Destination) -> list[Destination]:
         """The destination, and as many more objects of it as requests may be on their way at once."""
@@ -276,8 +292,10 @@ class Run:
         *,
         apply_first: bool = False,
         until_caught_up: bool = False,
-        destinations: Mapping[str, Destination] | None = None,
+        destinations: Mapping[str, Sink] | None = None,
         reread: Callable[[], Config] | None = None,
+        evaluate: bool = True,
+        own_process: bool = True,
     ) -> None:
         """
         Args:
@@ -287,12 +305,16 @@ class Run:
             destinations: Take these instead of what the configuration names; each is opened and closed once for every
                 pipeline.
             reread: Reads the configuration again, for `reload`; may raise ConfigError.
+            evaluate: Run the rules; without, they only name the tables whose changes are wanted.
+            own_process: Nothing else runs in this process, so that what is its own (the collector) may be tuned.
         """
-        self._config = config
+        self._wanted = desired = setup.desired(config)
+        self._config = config if evaluate else replace(config, rules=())
         self._apply_first = apply_first
         self._until_caught_up = until_caught_up
         self._given = destinations
         self._reread = reread
+        self._own_process = own_process
         self._reload_asked = False
         self._stack = ExitStack()
         self._source = ExitStack()
@@ -302,7 +324,6 @@ class Run:
         self._over: list[Stats] = []
         self._names: list[str] = []
         self._stopping = False
-        desired = setup.desired(config)
         self._tables = desired.tables
         self._settings = desired.settings
 
@@ -335,6 +356,11 @@ class Run:
             hit("switch_drained")
             self._over.append(self.pipeline.stats)
             self._patiently(self._next_side)
+
+    @property
+    def end(self) -> LSN | None:
+        """Up to where everything is to be delivered; None: there is no end, or the other mode's side comes after it."""
+        return self.pipeline.until if self._until_caught_up and self._draining is None else None
 
     def stop(self) -> None:
         """Ask `run` to drain and return. Safe from a signal handler and from any thread."""
@@ -378,7 +404,7 @@ class Run:
             (table.relation.schema, table.relation.table): table.primary_key for table in tables
         }
         if self._apply_first:
-            for statement in setup.apply(setup.desired(config)):
+            for statement in setup.apply(self._wanted):
                 logger.info("executed", extra={"statement": statement})
         self._choose()
 
@@ -390,7 +416,11 @@ class Run:
         try:
             config, changed = with_new_options(self._config, self._reread())
             sinks = Sinks(config, self._given)
-            made = {entry.name: sinks.objects(entry, destination) for entry, destination in (*sinks.events, *sinks.raw)}
+            made = {
+                entry.name: sinks.objects(entry, destination)
+                for entry, destination in (*sinks.events, *sinks.raw)
+                if not isinstance(destination, HandOver)
+            }
         except (ConfigError, PluginError) as error:
             logger.error("the configuration cannot be used; going on as before", extra={"reason": str(error)})
             return
@@ -401,7 +431,7 @@ class Run:
             )
         self._config = config
         for channel in channels:
-            if channel.config.name not in (self._given or {}):
+            if channel.config.name not in (self._given or {}) and isinstance(channel.delivery, Delivery):
                 channel.delivery.replace(*made[channel.config.name])
 
     # Which side ----------------------------------------------------------------------------------
@@ -555,7 +585,7 @@ class Run:
         Say so where `apply` would change something. No reason to refuse: a change of a table's columns is enough for
         it, and what is ignored is dropped on arrival in any case.
         """
-        due = [step.change or step.why for step in setup.plan(setup.desired(self._config)).steps]
+        due = [step.change or step.why for step in setup.plan(self._wanted).steps]
         if due:
             logger.warning(
                 "what captures changes is not as this configuration wants it: `wal_tracker apply` mends it",
@@ -670,6 +700,7 @@ class Run:
             ending=ending,
             drain_spools=self._until_caught_up,
             on_reload=self._take_over,
+            own_process=self._own_process,
         )
         if self._reload_asked:
             self.pipeline.reload()
