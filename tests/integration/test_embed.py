@@ -299,7 +299,7 @@ def test_a_function_gets_what_the_configured_destinations_get(path: Path, databa
     with wal_tracker.Pipeline(path, destinations={"mine": mine, "memory": memory}, until_caught_up=True) as job:
         job.run()
 
-    assert sum(batches, []) == [1, 2, 3]
+    assert [number for batch in batches for number in batch] == [1, 2, 3]
     assert [event.properties["id"] for event in memory.events.values()] == [1, 2, 3]
     assert job.stats.events == 3
     state = open_state(load(path, {}).state)
@@ -316,9 +316,10 @@ def test_an_entry_of_its_name_says_what_a_function_gets(
     insert(database, 1, 2, 3)
     got: list[list[dict[str, object]]] = []
 
-    with wal_tracker.Pipeline(
-        path, destinations={"mine": lambda batch: got.append([event.properties for event in batch])}, until_caught_up=True
-    ) as job:
+    def mine(batch: Sequence[Event]) -> None:
+        got.append([event.properties for event in batch])
+
+    with wal_tracker.Pipeline(path, destinations={"mine": mine}, until_caught_up=True) as job:
         job.run()
 
     assert got == [[{"id": 2}], [{"id": 3}]]
