@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Union
 
 from wal_tracker.channels import Channel
 from wal_tracker.config.globs import chosen
@@ -23,7 +24,7 @@ from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.outbox import OutboxDecoder
 from wal_tracker.decode.pgoutput import PgOutput
-from wal_tracker.delivery import Delivery, DeliverySettings, Spool, in_commit_order
+from wal_tracker.delivery import Delivery, DeliverySettings, HandOver, Spool, in_commit_order
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
 from wal_tracker.errors import (
@@ -171,14 +172,19 @@ def build_destination(entry: DestinationConfig, *, raw: bool = False) -> Destina
     return destination
 
 
+Sink = Union[Destination, HandOver]
+"""Where events go: to a destination, or to a program that takes them itself."""
+
+
 class Sinks:
     """The configured destinations, built and not yet opened."""
 
-    def __init__(self, config: Config, given: Mapping[str, Destination] | None = None) -> None:
+    def __init__(self, config: Config, given: Mapping[str, Sink] | None = None) -> None:
         """
         Args:
             config: The configuration; without any destination, events go to stdout.
-            given: Destinations made already, by name; they take the place of what the configuration says there.
+            given: Destinations made already, by name (of raw changes with `RAW` before it); they take the place of what
+                the configuration says there.
 
         Raises:
             ConfigError: Options are wrong.
@@ -186,10 +192,12 @@ class Sinks:
         """
         given = given or {}
         self._spools = spools_of(config)
-        self.events = [(entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations]
+        self.events: list[tuple[DestinationConfig, Sink]] = [
+            (entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations
+        ]
         # The two sections are name spaces of their own; positions and dead letters are not.
-        self.raw = [
-            (replace(entry, name=RAW + entry.name), build_destination(entry, raw=True))
+        self.raw: list[tuple[DestinationConfig, Sink]] = [
+            (replace(entry, name=RAW + entry.name), given.get(RAW + entry.name) or build_destination(entry, raw=True))
             for entry in config.raw_destinations
         ]
         if not self.events and not self.raw:
@@ -217,16 +225,21 @@ class Sinks:
         channels = []
         for entry, destination in (*self.events, *self.raw):
             cursor, raw = cursors.get(entry.name), entry.name.startswith(RAW)
-            first, *siblings = self.objects(entry, destination)
-            delivery = Delivery(
-                entry.name,
-                first,
-                replace(delivery_settings(entry), outlasts_refusal=outlast_refusals and len(self.names) > 1),
-                state,
-                siblings=siblings,
-                spool=self._spool(entry),
-                rule_of=rules.rule_of,
-            )
+            siblings: list[Destination] = []
+            delivery: Delivery | HandOver
+            if isinstance(destination, HandOver):
+                delivery = destination
+            else:
+                first, *siblings = self.objects(entry, destination)
+                delivery = Delivery(
+                    entry.name,
+                    first,
+                    replace(delivery_settings(entry), outlasts_refusal=outlast_refusals and len(self.names) > 1),
+                    state,
+                    siblings=siblings,
+                    spool=self._spool(entry),
+                    rule_of=rules.rule_of,
+                )
             start = max(position, cursor.lsn) if cursor else position
             shape = self._shapes[entry.name]
             wide = 1 + len(siblings)
@@ -323,7 +336,11 @@ class Sinks:
     @property
     def need_lanes(self) -> bool:
         """Whether some destination takes several requests at once."""
-        return any(width(entry, destination) > 1 for entry, destination in (*self.events, *self.raw))
+        return any(
+            width(entry, destination) > 1
+            for entry, destination in (*self.events, *self.raw)
+            if not isinstance(destination, HandOver)
+        )
 
     def objects(self, entry: DestinationConfig, destination: Destination) -> list[Destination]:
         """The destination, and as many more objects of it as requests may be on their way at once."""
@@ -374,8 +391,10 @@ class Run:
         *,
         apply_first: bool = False,
         until_caught_up: bool = False,
-        destinations: Mapping[str, Destination] | None = None,
+        destinations: Mapping[str, Sink] | None = None,
         reread: Callable[[], Config] | None = None,
+        evaluate: bool = True,
+        own_process: bool = True,
     ) -> None:
         """
         Args:
@@ -385,12 +404,16 @@ class Run:
             destinations: Take these instead of what the configuration names; each is opened and closed once for every
                 pipeline.
             reread: Reads the configuration again, for `reload`; may raise ConfigError.
+            evaluate: Run the rules; without, they only name the tables whose changes are wanted.
+            own_process: Nothing else runs in this process, so that what is its own (the collector) may be tuned.
         """
-        self._config = config
+        self._wanted = desired = setup.desired(config)
+        self._config = config if evaluate else replace(config, rules=())
         self._apply_first = apply_first
         self._until_caught_up = until_caught_up
         self._given = destinations
         self._reread = reread
+        self._own_process = own_process
         self._reload_asked = False
         self._stack = ExitStack()
         self._source = ExitStack()
@@ -400,7 +423,6 @@ class Run:
         self._over: list[Stats] = []
         self._names: list[str] = []
         self._stopping = False
-        desired = setup.desired(config)
         self._tables = desired.tables
         self._settings = desired.settings
 
@@ -433,6 +455,11 @@ class Run:
             hit("switch_drained")
             self._over.append(self.pipeline.stats)
             self._patiently(self._next_side)
+
+    @property
+    def end(self) -> LSN | None:
+        """Up to where everything is to be delivered; None: there is no end, or the other mode's side comes after it."""
+        return self.pipeline.until if self._until_caught_up and self._draining is None else None
 
     def stop(self) -> None:
         """Ask `run` to drain and return. Safe from a signal handler and from any thread."""
@@ -476,7 +503,7 @@ class Run:
             (table.relation.schema, table.relation.table): table.primary_key for table in tables
         }
         if self._apply_first:
-            for statement in setup.apply(setup.desired(config)):
+            for statement in setup.apply(self._wanted):
                 logger.info("executed", extra={"statement": statement})
         self._choose()
 
@@ -488,7 +515,11 @@ class Run:
         try:
             config, changed = with_new_options(self._config, self._reread())
             sinks = Sinks(config, self._given)
-            made = {entry.name: sinks.objects(entry, destination) for entry, destination in (*sinks.events, *sinks.raw)}
+            made = {
+                entry.name: sinks.objects(entry, destination)
+                for entry, destination in (*sinks.events, *sinks.raw)
+                if not isinstance(destination, HandOver)
+            }
         except (ConfigError, PluginError) as error:
             logger.error("the configuration cannot be used; going on as before", extra={"reason": str(error)})
             return
@@ -502,7 +533,8 @@ class Run:
             )
         self._config = config
         for channel in channels:
-            if channel not in others and channel.config.name not in (self._given or {}):
+            is_ours = channel not in others and channel.config.name not in (self._given or {})
+            if is_ours and isinstance(channel.delivery, Delivery):
                 channel.delivery.replace(*made[channel.config.name])
 
     # Which side ----------------------------------------------------------------------------------
@@ -656,7 +688,7 @@ class Run:
         Say so where `apply` would change something. No reason to refuse: a change of a table's columns is enough for
         it, and what is ignored is dropped on arrival in any case.
         """
-        due = [step.change or step.why for step in setup.plan(setup.desired(self._config)).steps]
+        due = [step.change or step.why for step in setup.plan(self._wanted).steps]
         if due:
             logger.warning(
                 "what captures changes is not as this configuration wants it: `wal_tracker apply` mends it",
@@ -774,6 +806,7 @@ class Run:
             ending=ending,
             drain_spools=self._until_caught_up,
             on_reload=self._take_over,
+            own_process=self._own_process,
         )
         if self._reload_asked:
             self.pipeline.reload()

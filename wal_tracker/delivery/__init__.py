@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wal_tracker.delivery.backoff import Backoff
 from wal_tracker.delivery.delivery import Delivery, DeliverySettings
+from wal_tracker.delivery.handover import HandOver
 from wal_tracker.delivery.kept import in_commit_order
 from wal_tracker.delivery.queue import Batch, Queue
 from wal_tracker.delivery.sender import Records, dead_letter
@@ -14,6 +15,7 @@ __all__ = [
     "Batch",
     "Delivery",
     "DeliverySettings",
+    "HandOver",
     "Queue",
     "Records",
     "Spool",
