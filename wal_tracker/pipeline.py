@@ -19,7 +19,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -36,6 +36,7 @@ from wal_tracker.model import Change, Commit, Deliverable, Event, Item, Message,
 from wal_tracker.replay import Replay
 from wal_tracker.rules.compile import CompiledRule
 from wal_tracker.rules.engine import EVENT_PREFIX, HEARTBEAT_PREFIX, RelationPlan, RuleSet
+from wal_tracker.rules.lanes import is_of_its_row
 from wal_tracker.state.base import Cursor, DeadLetter, Gap, StateStore
 
 logger = logging.getLogger("wal_tracker.pipeline")
@@ -156,6 +157,7 @@ class Pipeline:
         ending: Ending | None = None,
         drain_spools: bool = False,
         on_reload: Callable[[Sequence[Channel]], None] | None = None,
+        own_process: bool = True,
     ) -> None:
         """
         Args:
@@ -170,6 +172,7 @@ class Pipeline:
             ending: Knows the last transaction that is ours; `run` returns once it is durable everywhere.
             drain_spools: Of `until`: until everything is delivered, and nothing is spooled.
             on_reload: Called on the thread of `run`, between two bursts, after `reload` was.
+            own_process: Nothing else runs in this process: the cyclic collector is ours to tune.
         """
         self._source = source
         self._rules = rules
@@ -200,6 +203,7 @@ class Pipeline:
         # Not an Event: setting one in a signal handler can wait for a lock the interrupted code holds.
         self._stopping = False
         self._on_reload = on_reload
+        self._own_process = own_process
         self._reload_asked = False
         self._wake: SimpleQueue[None] = SimpleQueue()
 
@@ -221,6 +225,11 @@ class Pipeline:
         return not self._drain_spools or all(channel.delivery.idle for channel in self._channels)
 
     @property
+    def until(self) -> LSN | None:
+        """Up to where it runs; None: until stopped."""
+        return self._until
+
+    @property
     def has_ended(self) -> bool:
         """Whether the last transaction that is ours has been read."""
         return self._has_ended
@@ -234,7 +243,7 @@ class Pipeline:
         Raises:
             WalTrackerError: Something only a person can mend; what is durable by then has been stored.
         """
-        with _rare_collections():
+        with _rare_collections() if self._own_process else nullcontext():
             self._run()
 
     def _run(self) -> None:
@@ -409,7 +418,7 @@ class Pipeline:
                     continue
                 if event is not None:
                     events += 1
-                    if lane is not None:
+                    if lane is not None and is_of_its_row(event):
                         event.lane = lane
                     for channel in rule.targets.get(event.name) or self._router.of_rule(rule, event.name):
                         if transaction.commit_lsn >= channel.start:

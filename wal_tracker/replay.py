@@ -18,7 +18,7 @@ import orjson
 from wal_tracker.channels import Channel, Router
 from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.decode.changes import ChangeReader
-from wal_tracker.delivery import Delivery
+from wal_tracker.delivery import Delivery, HandOver
 from wal_tracker.errors import DeadLettersFull, DecodeError, RuleEvaluationError
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction, load_json
@@ -33,7 +33,7 @@ logger = logging.getLogger("wal_tracker.replay")
 class _Waiting:
     """A delivery, and how many events it must have settled before everything replayed is settled."""
 
-    delivery: Delivery
+    delivery: Delivery | HandOver
     settled: int
 
     @property

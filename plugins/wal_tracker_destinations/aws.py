@@ -11,6 +11,9 @@ See: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/Commo
 
 from __future__ import annotations
 
+import gzip
+import io
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +41,15 @@ from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
 from wal_tracker.destinations.base import BatchRefused
-from wal_tracker.destinations.http import CONNECT_TIMEOUT_S, TRANSIENT, check_url, retry_after_s
+from wal_tracker.destinations.http import (
+    CONNECT_TIMEOUT_S,
+    TRANSIENT,
+    Answer,
+    check_url,
+    is_observed,
+    retry_after_s,
+    show,
+)
 from wal_tracker.errors import DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.secret import Secret
 
@@ -97,6 +108,8 @@ _ABOUT_US = frozenset(
 )
 _NEVER_MENDS = frozenset({501, 505})
 _REASON_CHARACTERS = 300
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-signing-elements.html
+_SIGNATURE = re.compile(r"Credential=([^/,]+).*Signature=(\w+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +184,10 @@ class AwsClient:
         self._origin = service
         self._answered: Mapping[str, Any] = {}
         """Status and headers of the last answer, which may be one that botocore cannot read."""
+        self._headers: Mapping[str, str] = {}
+        """Of the last request, signed."""
+        self._sent: Any = None
+        """The request that waits for its answer; kept only to be shown."""
 
     def open(self) -> None:
         """
@@ -207,6 +224,7 @@ class AwsClient:
                     s3=self._s3,
                 ),
             )
+            self._client.meta.events.register("before-send", self._keep_request)
             self._client.meta.events.register("before-parse", self._keep_answer)
             self._origin = check_url(self._client.meta.endpoint_url)
         except (BotoCoreError, ValueError) as error:
@@ -231,8 +249,10 @@ class AwsClient:
             unread = {"ResponseMetadata": self._answered}
             raise (self._verdict(unread) if status >= 300 else self._failure(error)) from None
         except BotoCoreError as error:
+            failure = self._failure(error)
+            self._show(None, str(failure))
             # Without its cause: botocore's texts may hold what was sent.
-            raise self._failure(error) from None
+            raise failure from None
 
     def close(self) -> None:
         """Let go of connections; calling it twice is harmless."""
@@ -250,15 +270,42 @@ class AwsClient:
 
     def reason(self, words: str) -> str:
         """The service's words after a colon: short, printable, without our secrets."""
-        options = self._options
-        for secret in (options.secret_key, options.session_token, options.access_key):
-            if secret is not None:
-                words = words.replace(secret.reveal(), "***")
+        for secret in self._secrets:
+            words = words.replace(secret, "***")
         text = " ".join("".join(c if c.isprintable() else " " for c in words).split())[:_REASON_CHARACTERS]
         return f": {text}" if text else ""
 
+    def _keep_request(self, request: Any, **_: Any) -> None:
+        self._headers = {name: _text(value) for name, value in request.headers.items()}
+        self._sent = request if is_observed() else None
+
     def _keep_answer(self, response_dict: Mapping[str, Any], **_: Any) -> None:
-        self._answered = {"HTTPStatusCode": response_dict["status_code"], "HTTPHeaders": response_dict["headers"]}
+        status, headers = response_dict["status_code"], response_dict["headers"]
+        self._answered = {"HTTPStatusCode": status, "HTTPHeaders": headers}
+        self._show(Answer(status, response_dict["body"], headers))
+
+    def _show(self, answer: Answer | None, failure: str = "") -> None:
+        """Show the request that was sent last, and what came of it, to who watches."""
+        request, self._sent = self._sent, None
+        if request is None:
+            return
+        # What botocore was given; of bytes it makes a file.
+        body = request.body.getvalue() if isinstance(request.body, io.BytesIO) else request.body or b""
+        body = body.encode() if isinstance(body, str) else bytes(body)
+        if body.startswith(b"\x1f\x8b\x08"):
+            # An object of ours.
+            body = gzip.decompress(body)
+        show(request.method, request.url, self._headers, body, answer, failure, secrets=self._secrets)
+
+    @property
+    def _secrets(self) -> list[str]:
+        """What was configured, and what the last request was signed with, which may be an instance's; longest first."""
+        options, headers = self._options, self._headers
+        given = (options.secret_key, options.session_token, options.access_key)
+        signature = _SIGNATURE.search(headers.get("Authorization", ""))
+        texts = [secret.reveal() for secret in given if secret is not None]
+        texts += [headers.get("X-Amz-Security-Token", ""), *(signature.groups() if signature else ())]
+        return sorted(filter(None, texts), key=len, reverse=True)
 
     def _verdict(self, answer: Mapping[str, Any]) -> Exception:
         error, metadata = answer.get("Error", {}), answer.get("ResponseMetadata", {})
@@ -336,3 +383,7 @@ def whose_fault_of_one(code: str, *, sender_fault: bool) -> Fault:
     if not sender_fault or code.rpartition(".")[2] in _PASSING:
         return "passing"
     return "us" if code.rpartition(".")[2] in _ABOUT_US or code.lower().startswith("kms") else "events"
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -110,11 +110,19 @@ class Letters:
         self.letters.extend(letters)
 
 
-def deliver(destination: Destination, events: Sequence[Deliverable]) -> tuple[Delivery, list[DeadLetter]]:
+def deliver(
+    destination: Destination,
+    events: Sequence[Deliverable],
+    *,
+    siblings: Sequence[Destination] = (),
+    max_batch_events: int | None = None,
+) -> tuple[Delivery, list[DeadLetter]]:
     """Send events through a delivery until nothing is left or it has failed."""
     letters = Letters()
-    settings = DeliverySettings(retry_base_s=0.01, retry_cap_s=0.02, linger_s=0.0)
-    delivery = Delivery("vendor", destination, settings, letters)
+    settings = DeliverySettings(
+        retry_base_s=0.01, retry_cap_s=0.02, linger_s=0.0, max_batch_events=max_batch_events
+    )
+    delivery = Delivery("vendor", destination, settings, letters, siblings=siblings)
     try:
         delivery.start(LSN(0))
     except DestinationRefusedUs as error:
@@ -168,6 +176,35 @@ def test_every_event_arrives_through_trouble_once_and_in_order(vendor: FakeVendo
 @pytest.mark.parametrize(
     "trouble",
     [
+        [Reply(503), Reply(fault="close_before_response")],
+        [Reply(fault="close_after_processing"), Reply(fault="hang_after_processing")],
+    ],
+    ids=["refused", "lost answers"],
+)
+def test_sent_abreast_every_event_arrives_and_each_rows_are_in_order(vendor: FakeVendor, trouble: list[Reply]) -> None:
+    """As many requests at once as the destination says it may, each by an object of its own; a lane is a row."""
+    vendor.script.extend(reply for reply in trouble if reply.fault or reply.status in vendor.passing)
+    events = [make_event(number) for number in range(1, 31)]
+    for number, event in enumerate(events):
+        event.lane = number % 5
+    first, *siblings = [build(vendor) for _ in range(vendor.width)]
+
+    delivery, letters = deliver(first, events, siblings=siblings, max_batch_events=3)
+
+    assert (delivery.failure, letters) == (None, [])
+    assert delivery.position().lsn == LSN(10_000_000)
+    place = {id: position for position, id in enumerate(vendor.known)}
+    assert place.keys() == set(ids(events))
+    assert vendor.ids == vendor.known or not vendor.deduplicates
+    for lane in range(5):
+        row = [place[event.id] for event in events if event.lane == lane]
+        assert row == sorted(row)
+    assert vendor.known == ids(events) or vendor.width > 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
         [],
         [Reply(503), Reply(fault="close_before_response")],
         [Reply(fault="close_after_processing"), Reply(fault="truncated_body")],
@@ -181,7 +218,7 @@ def test_what_is_said_of_persons_and_groups_arrives_through_trouble(vendor: Fake
 
     To a vendor that knows no persons they are events like all others.
     """
-    vendor.script.extend(trouble)
+    vendor.script.extend(reply for reply in trouble if reply.fault or reply.status in vendor.passing)
     told: list[tuple[str, dict[str, Any], Group]] = [
         ("order_placed", {"plan": "free", "email": None}, Group("company", "a", {"name": "Acme"})),
         (IDENTIFY if vendor.has_profiles else "moved", {"plan": "pro"}, Group("company", "b", {"name": "Bee"})),
@@ -190,8 +227,9 @@ def test_what_is_said_of_persons_and_groups_arrives_through_trouble(vendor: Fake
     events = [make_event(n, name=name, identify=who, group=group) for n, (name, who, group) in enumerate(told, 1)]
     for event in events:
         event.distinct_id = "7"
+    events.insert(0, make_event(9))
 
-    delivery, letters = deliver(build(vendor), [make_event(9), *events])
+    delivery, letters = deliver(build(vendor), events)
 
     assert (delivery.failure, letters) == (None, [])
     if vendor.has_profiles:
@@ -199,13 +237,13 @@ def test_what_is_said_of_persons_and_groups_arrives_through_trouble(vendor: Fake
         assert (person["plan"], person["email"]) == ("max", None)
         assert vendor.groups == {("company", "a"): {"name": "ACME", "size": 12.5}, ("company", "b"): {"name": "Bee"}}
     else:
-        assert vendor.ids == ids([make_event(9), *events])
-    assert len(vendor.ids) == len(set(vendor.ids))
+        assert vendor.known == vendor.in_order(events)
+    assert vendor.ids == vendor.known or not vendor.deduplicates
     copies: dict[str, list[Any]] = defaultdict(list)
     for request in vendor.requests:
         for item in vendor.items(request):
             copies[item[vendor.id_key]].append(item)
-    assert set(copies) == set(vendor.ids)
+    assert set(copies) == set(vendor.known)
     assert all(item == sent[0] for sent in copies.values() for item in sent)
 
 

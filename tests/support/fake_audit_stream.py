@@ -36,6 +36,9 @@ class FakeAuditStream(FakeVendor):
     def ids(self) -> list[str]:
         return [event["payload"]["event_id"] for event in list(self.stored.values())]
 
+    def secrets(self, request: Request) -> list[str]:
+        return []
+
     def follows_script(self, request: Request) -> bool:
         return request.method == "POST"
 

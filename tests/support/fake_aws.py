@@ -40,6 +40,9 @@ class FakeAws(FakeVendor):
     def options(self) -> dict[str, Any]:
         return {"accessKey": ACCESS_KEY, "secretKey": self.key, "region": self.region, "endpoint": self.url("")}
 
+    def secrets(self, request: Request) -> list[str]:
+        return [ACCESS_KEY, self.key, request.headers["authorization"].rpartition("Signature=")[2]]
+
     def handle(self, request: Request) -> Reply:
         fault = self._who(request)
         if fault:
@@ -108,6 +111,7 @@ class FakeS3(FakeAws):
 
     kind = "s3"
     service = "s3"
+    parts_by_name = True
     bucket = "events-of-the-shop"
     looks_inside = False
 

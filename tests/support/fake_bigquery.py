@@ -125,6 +125,9 @@ class FakeBigQuery(FakeVendor):
             return [{"insertId": row["insertId"], **row["json"]} for row in request.json()["rows"]]
         return _upload(request)[1]
 
+    def secrets(self, request: Request) -> list[str]:
+        return [request.headers["authorization"].removeprefix("Bearer ")]
+
     def make_table(self, columns: Sequence[tuple[str, str, str]], *, age_s: float = 86_400.0, **more: Any) -> None:
         """Have a table."""
         fields = [{"name": name, "type": type, "mode": mode} for name, type, mode in columns]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import orjson
 
 from tests.support.http_server import HttpServer, Reply, Request
+from wal_tracker.destinations import registry
+from wal_tracker.model import Deliverable
 
 
 class FakeVendor(HttpServer):
@@ -37,6 +40,8 @@ class FakeVendor(HttpServer):
     """The status of a request refused for what is in it."""
     looks_inside: ClassVar[bool] = True
     """Whether it may refuse an event for what it holds, or its size; False: it keeps files, and no event is refused."""
+    parts_by_name: ClassVar[bool] = False
+    """Events of each name go to a place of their own; only there they are in order."""
 
     def __init__(self, *, key: str = "k3y-of-the-project") -> None:
         super().__init__()
@@ -52,6 +57,11 @@ class FakeVendor(HttpServer):
     def options(self) -> dict[str, Any]:
         """The destination's, to reach it."""
         raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """How many requests its destination makes at once; beyond one, only the events of a row are in order."""
+        return registry.build(self.kind, self.kind, self.options, self.kind).limits.concurrency
 
     @property
     def ids(self) -> list[str]:
@@ -71,6 +81,15 @@ class FakeVendor(HttpServer):
         """The events of a request, as the vendor gets them."""
         raise NotImplementedError
 
+    def in_order(self, events: Sequence[Deliverable]) -> list[str]:
+        """The ids of events that come at once, as `ids` has them."""
+        names = list(dict.fromkeys(event.name for event in events)) if self.parts_by_name else []
+        return [event.id for event in sorted(events, key=lambda event: names.index(event.name) if names else 0)]
+
+    def secrets(self, request: Request) -> list[str]:
+        """What of a request is a credential, and what else of ours the vendor knows; it may repeat any of them."""
+        return [self.key]
+
     def learn_person(self, who: str, traits: dict[str, Any]) -> None:
         """Set traits; those there are and are not named stay."""
         self.people.setdefault(who, {}).update(traits)
@@ -78,6 +97,7 @@ class FakeVendor(HttpServer):
     def learn_group(self, kind: str, which: str, traits: dict[str, Any]) -> None:
         """Set a group's traits."""
         self.groups.setdefault((kind, which), {}).update(traits)
+
     def refusal(self, text: bytes = b"") -> Reply:
         """How it refuses a request for what is in it, with words of its own."""
         return Reply(self.refuses_with, text)

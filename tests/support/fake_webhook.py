@@ -7,6 +7,8 @@ from typing import Any
 from tests.support.fake_vendor import FakeVendor
 from tests.support.http_server import Reply, Request
 
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
 
 class FakeWebhook(FakeVendor):
     """
@@ -26,9 +28,12 @@ class FakeWebhook(FakeVendor):
         return {
             "url": self.url("/hook?token=t0ken"),
             "allow_private": True,
-            "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "secret": SECRET,
             "headers": {"Authorization": f"Bearer {self.key}"},
         }
+
+    def secrets(self, request: Request) -> list[str]:
+        return [self.key, "t0ken", SECRET]
 
     def items(self, request: Request) -> list[dict[str, Any]]:
         return [request.json()]

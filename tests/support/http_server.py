@@ -74,6 +74,8 @@ class HttpServer:
         """What a real vendor would have on disk, by its deduplication key."""
         self.connections = 0
         self.max_body_bytes = max_body_bytes
+        # Requests come on many connections at once, and what a subclass makes of one is to be whole before the next.
+        self._lock = threading.Lock()
         self._scheme = "https" if tls else "http"
         # Set when the server closes: lets go of requests that hang on purpose.
         self.released = threading.Event()
@@ -121,6 +123,7 @@ class HttpServer:
     def follows_script(self, request: Request) -> bool:
         """Whether the script answers this request, as long as it lasts; not so where a vendor is also read from."""
         return True
+
     def aside(self, request: Request) -> Reply | None:
         """The answer to a request that carries no events, for a token and the like: not scripted, not remembered."""
         return None
@@ -139,7 +142,12 @@ class HttpServer:
         self.close()
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
-        raw = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        length = int(handler.headers.get("Content-Length", 0))
+        raw = handler.rfile.read(length)
+        if len(raw) < length:
+            # Who sent it is gone.
+            handler.close_connection = True
+            return
         parts = urlsplit(handler.path)
         headers = {name.lower(): value for name, value in handler.headers.items()}
         try:
@@ -147,32 +155,30 @@ class HttpServer:
         except (OSError, EOFError, zlib.error):
             self._answer(handler, Reply(400, b"bad gzip"))
             return
-        request = Request(handler.command, parts.path, parse_qs(parts.query), headers, raw, body)
+        with self._lock:
+            reply = self._reply(Request(handler.command, parts.path, parse_qs(parts.query), headers, raw, body))
+        self._answer(handler, reply)
+
+    def _reply(self, request: Request) -> Reply:
+        """What the script, or the vendor, says to a request, once what is to be done with it is done."""
         aside = self.aside(request)
         if aside is not None:
-            self._answer(handler, aside)
-            return
+            return aside
         self.requests.append(request)
-        if len(body) > self.max_body_bytes:
-            self._answer(handler, Reply(413, b"too large"))
-            return
+        if len(request.body) > self.max_body_bytes:
+            return Reply(413, b"too large")
         scripted = self.script.popleft() if self.script and self.follows_script(request) else None
         if scripted is None:
-            self._answer(handler, self.handle(request))
-        elif scripted.fault == "close_after_processing":
+            return self.handle(request)
+        if scripted.fault in ("close_after_processing", "hang_after_processing"):
             self.handle(request)
-            self._cut(handler)
-        elif scripted.fault == "hang_after_processing":
-            self.handle(request)
-            self._hang(handler)
-        else:
-            self._answer(handler, scripted)
+        return scripted
 
     def _answer(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
-        if reply.fault == "close_before_response":
+        if reply.fault in ("close_before_response", "close_after_processing"):
             self._cut(handler)
             return
-        if reply.fault == "hang":
+        if reply.fault in ("hang", "hang_after_processing"):
             self._hang(handler)
             return
         if reply.fault == "slow_headers":

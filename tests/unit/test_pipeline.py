@@ -19,6 +19,7 @@ from wal_tracker.config.load import load, read
 from wal_tracker.config.model import DeliveryConfig, DestinationConfig
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.delivery import Delivery, DeliverySettings
+from wal_tracker.delivery.lanes import lane_of
 from wal_tracker.destinations.base import Receipt, Rejected
 from wal_tracker.errors import (
     DestinationError,
@@ -818,3 +819,20 @@ def test_a_mended_rule_asks_every_destination_anew(bench: Bench) -> None:
 
     assert [len(bench.received(name)) for name in ("yes", "no", "unknown")] == [1, 0, 0]
     assert [(letter.destination, letter.event) for letter in bench.state.dead_letters()] == [("unknown", "never")]
+
+
+def test_what_is_said_of_a_person_has_its_place_among_all_events(bench: Bench) -> None:
+    """Rows may travel abreast, but two of them may say two things of the same person, and the last word stands."""
+    rules = """
+track:
+  items.insert: {event: item_made, properties: {id: new.id}}
+  people.insert: {event: joined, distinct_id: new.id, identify: {step: new.id}}
+"""
+    keys = {("public", table): ["id"] for table in ("items", "people")}
+    bench.rules = RuleSet(read(rules.encode(), {}), bench.types, system_identifier="1", mode="wal", primary_keys=keys)
+    bench.make(Committed(100, [*rows(1), *rows(2, table="people"), *rows(3)])).run()
+
+    events = [event for batch in bench.destinations["memory"].batches for event in batch]
+
+    assert [event.name for event in events] == ["item_made", "joined", "item_made"]
+    assert [lane_of(event) is None for event in events] == [False, True, False]

@@ -142,12 +142,13 @@ def _echo(exchange: Exchange) -> None:
     click.echo(click.style(f"{exchange.method} {exchange.url}", bold=True))
     for name, value in exchange.headers.items():
         click.echo(f"  {name}: {value}")
-    click.echo(f"\n  {_shown(exchange.body)}\n")
+    click.echo(f"\n  {_shown(exchange.body)}\n" if exchange.body else "")
     if exchange.answer is None:
         click.echo(f"no answer: {exchange.failure}")
     else:
         click.echo(click.style(f"{exchange.answer.status}", bold=True))
-        click.echo(f"  {_shown(exchange.answer.body)}")
+        if exchange.answer.body:
+            click.echo(f"  {_shown(exchange.answer.body)}")
     click.echo()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -110,7 +111,8 @@ class _Hidden:
         config = registry.read_config(kind.Config, entry.options, entry.path, defaults={})
         values = [getattr(config, field.name) for field in dataclasses.fields(config)]
         secrets = {secret for secret in _secrets(values) if secret}
-        self._url_is_secret = any("://" in secret for secret in secrets)
+        # Begins with a scheme; a key in JSON may well have a URL in it.
+        self._url_is_secret = any(re.match(r"[a-z][a-z0-9+.-]*://", secret, re.IGNORECASE) for secret in secrets)
         # The longest first: one may be part of another.
         self._secrets = sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
 

@@ -2,8 +2,9 @@
 Lanes: a number that all changes of one row share, by which requests of different rows may be told apart.
 
 A row is known by its replica identity, and under FULL by its primary key. An update that changes that key belongs to
-two rows and a truncate to all of them: they have no lane, and nothing passes them (`wal_tracker.delivery.lanes`). The
-number is the same in every process, because a spool keeps it.
+two rows and a truncate to all of them: they have no lane, and nothing passes them (`wal_tracker.delivery.lanes`). Nor
+has an event that says something of a person or a group: another row may say something else of the same, and the last
+word is to stand. The number is the same in every process, because a spool keeps it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from wal_tracker.decode.base import Direct
-from wal_tracker.model import Change, Item, Op, Relation, ReplicaIdentity, RowEvent
+from wal_tracker.model import Change, Event, Item, Op, Relation, ReplicaIdentity, RowEvent
 
 LaneOf = Callable[[Change], "int | None"]
 
@@ -56,6 +57,12 @@ def lane_function(table: str, key: Sequence[str]) -> LaneOf:
         return zlib.crc32(repr(values).encode(), seed)
 
     return lane
+
+
+def is_of_its_row(event: Event) -> bool:
+    """Whether what it says is of its row alone, and not of a person or a group that other rows speak of too."""
+    group = event.group
+    return event.identify is None and (group is None or not group.traits)
 
 
 def with_lane(direct: Direct, op: Op, table: str, key: Sequence[str]) -> Direct | None:

@@ -15,6 +15,7 @@ from tests.support.fake_aws import ACCESS_KEY, FakeAws, FakeS3, FakeSns, FakeSqs
 from tests.support.http_server import Reply
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import BatchRefused, Retry
+from wal_tracker.destinations.http import Exchange, observed
 from wal_tracker.errors import ConfigError, DestinationRefusedUs, DestinationUnavailable, PluginError
 from wal_tracker.secret import Secret
 from wal_tracker.testing import make_event
@@ -237,6 +238,62 @@ def test_retry_after_is_heard(service: FakeAws) -> None:
         opened(service).deliver([make_event(1)])
 
     assert caught.value.retry_after_s == 7
+
+
+def test_who_watches_sees_what_was_sent_and_answered(service: FakeAws) -> None:
+    """As plain text, S3's object too; nothing of the credentials."""
+    seen: list[Exchange] = []
+    destination = opened(service, session_token="t0ken-of-the-session")
+    destination.deliver([make_event(1)])
+    with observed(seen.append):
+        destination.deliver([make_event(2)])
+
+    (exchange,) = seen
+    (sent,) = service.requests[1:]
+    assert (exchange.method, exchange.url) == (sent.method, service.url(sent.path))
+    assert make_event(2).id in exchange.body.decode()
+    assert exchange.headers["Content-Type"] == sent.headers["content-type"]
+    assert exchange.headers["Authorization"] == exchange.headers["X-Amz-Security-Token"] == "***"
+    assert exchange.answer is not None and exchange.answer.status == 200
+    assert not [secret for secret in (*service.secrets(sent), "t0ken-of-the-session") if secret in repr(exchange)]
+
+
+def test_who_watches_is_told_why_there_is_no_answer(service: FakeAws) -> None:
+    """And that an answer that cannot be read is one all the same."""
+    seen: list[Exchange] = []
+    service.script.extend([Reply(fault="close_before_response"), Reply(502, b"<html>Bad Gateway")])
+    destination = opened(service)
+
+    for _ in range(2):
+        with observed(seen.append), pytest.raises(DestinationUnavailable):
+            destination.deliver([make_event(1)])
+
+    first, second = seen
+    assert (first.answer, "cut the connection" in first.failure) == (None, True)
+    assert second.answer is not None
+    assert (second.answer.status, second.answer.body, second.failure) == (502, b"<html>Bad Gateway", "")
+
+
+def test_credentials_that_nobody_configured_are_hidden_as_well(
+    service: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role's token is in the text that SQS says should have been signed, and S3 names one that has expired."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", service.key)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "t0ken-of-the-role")
+    destination = opened(service, "accessKey", "secretKey")
+    said = f"x-amz-security-token:t0ken-of-the-role of {ACCESS_KEY}"
+    service.script.append(service.error(403, "SignatureDoesNotMatch", said))
+    seen: list[Exchange] = []
+
+    with observed(seen.append), pytest.raises(DestinationRefusedUs) as caught:
+        destination.deliver([make_event(1)])
+
+    (exchange,) = seen
+    assert service.requests[0].headers["x-amz-security-token"] == "t0ken-of-the-role"
+    assert exchange.answer is not None and b"x-amz-security-token:*** of ***" in exchange.answer.body
+    assert "x-amz-security-token:*** of ***" in str(caught.value)
+    assert "t0ken-of-the-role" not in str(caught.value) + repr(exchange)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from wal_tracker.model import RawChange
+from wal_tracker.model import Event, Group, RawChange
 from wal_tracker.testing import make_event
 from wal_tracker_destinations.exact import exact_properties
 
@@ -43,10 +43,26 @@ def test_a_number_is_exact_or_the_text_of_its_digits(text: str, value: Any) -> N
 
 def test_what_is_read_is_what_is_stored() -> None:
     """A dead letter that is replayed keeps its digits in its JSON alone."""
-    event = make_event(1)
-    event.keep_json(b'{"properties": {"total": 12345678901234567.89}}')
+    written = {"total": orjson.Fragment("12345678901234567.89"), "ratio": orjson.Fragment("1.50"), "none": None}
+    events = [make_event(1, properties=written), make_event(2, properties=written, identify=dict(written))]
+    events.append(make_event(3, properties=written, group=Group("team", "7", dict(written))))
+    exact = {"total": "12345678901234567.89", "ratio": 1.5, "none": None}
 
-    assert exact_properties(event) == {"total": "12345678901234567.89"}
+    for number, event in enumerate(events, 1):
+        again = Event.from_json(event.to_json())
+
+        assert type(again) is type(event)
+        assert exact_properties(again) == exact_properties(event) == {"number": number, **exact}
+
+
+def test_a_change_that_was_stored_is_what_it_was() -> None:
+    """Its document is its JSON, digits and all."""
+    document = {"op": "insert", "new": {"total": orjson.Fragment("12345678901234567.89")}}
+    change = RawChange("id", "public.orders.insert", "2026-01-02T03:04:05Z", document, {})
+    again = RawChange.from_json(change.to_json(), id="id", name=change.name, timestamp=change.timestamp)
+
+    assert exact_properties(again) == exact_properties(change)
+    assert exact_properties(again)["new"] == {"total": "12345678901234567.89"}
 
 
 def test_a_raw_change_is_its_own_properties() -> None:
