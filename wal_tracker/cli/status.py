@@ -51,6 +51,16 @@ class SpoolStatus:
     """None: it is not configured any more."""
     at_bound: str | None
 
+    @property
+    def is_full(self) -> bool:
+        """There is no room for more."""
+        return self.max_bytes is not None and self.bytes >= self.max_bytes
+
+    @property
+    def holds_all_up(self) -> bool:
+        """It is full, and every destination waits for it."""
+        return self.is_full and self.at_bound == "hold"
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -81,7 +91,8 @@ class Status:
         bound = self.letter_bound
         is_full = self.count("dead", "replay") >= bound.max_letters
         full = f"dead letters are at their bound (dead_letters.max_letters: {bound.max_letters}); what makes more waits"
-        return [*self._problems_of_the_source(), *([full] if is_full and bound.at_bound == "hold" else [])]
+        held = [self._spool_note(name, spool) for name, spool in self.spools.items() if spool.holds_all_up]
+        return [*self._problems_of_the_source(), *([full] if is_full and bound.at_bound == "hold" else []), *held]
 
     def _problems_of_the_source(self) -> list[str]:
         if self.server_error is not None:
@@ -113,7 +124,7 @@ class Status:
                 )
         elif not self.running and (self.slot is None or self.slot.active_pid is None):
             said.append("nobody reads the slot now; WAL is kept until `wal_tracker run` goes on")
-        said += [self._spool_note(name, spool) for name, spool in self.spools.items()]
+        said += [self._spool_note(name, spool) for name, spool in self.spools.items() if not spool.holds_all_up]
         if self.count("dead"):
             said.append(f"{self.count('dead')} dead letters wait for you: wal_tracker dlq list")
         kept, bound = self.count("dead", "replay"), self.letter_bound
@@ -135,7 +146,7 @@ class Status:
                 f"destination {name!r} is not configured any more, and its spool holds {held}; they are delivered once "
                 "it is again"
             )
-        if spool.bytes >= spool.max_bytes:
+        if spool.is_full:
             what = "everything waits for it" if spool.at_bound == "hold" else "newer ones are dropped"
             return f"the spool of destination {name!r} is full ({held}), and {what}"
         return f"destination {name!r} is down or behind: its spool holds {held}"

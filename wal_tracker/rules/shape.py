@@ -18,7 +18,7 @@ from wal_tracker.cel.functions import keyed_hash
 from wal_tracker.config.globs import chosen
 from wal_tracker.config.model import DestinationConfig, Expression, PropertyLists
 from wal_tracker.errors import RuleEvaluationError
-from wal_tracker.model import Deliverable, Event, Group, ProfileEvent, RawChange, Value
+from wal_tracker.model import IDENTIFY, Deliverable, Event, Group, ProfileEvent, RawChange, Value
 from wal_tracker.pgtypes import CelType
 from wal_tracker.rules.compile import compile_expression
 
@@ -127,8 +127,8 @@ class _Lists:
         self._hash = keyed_hash(hash_key or b"")
         self._fates: dict[str, str] = {}
 
-    def applied(self, event: Deliverable) -> Deliverable:
-        """The event as the lists leave it: itself where they change nothing."""
+    def applied(self, event: Deliverable) -> Deliverable | None:
+        """The event as the lists leave it: itself where they change nothing, None where they leave nothing to say."""
         if isinstance(event, RawChange):
             return self._raw(event)
         properties = self._shaped(event.properties)
@@ -136,7 +136,10 @@ class _Lists:
         # By its own name, whatever `allow` and `deny` say: without it most vendors take no event.
         if distinct_id is not None and chosen(self._lists.hash, "distinct_id"):
             distinct_id = self._hash(distinct_id)
-        identify = event.identify and self._shaped(event.identify)
+        # An event never has an empty `identify`, and one that said nothing else is none.
+        identify = (event.identify and self._shaped(event.identify)) or None
+        if identify is None and event.identify and event.group is None and event.name == IDENTIFY and not properties:
+            return None
         group = event.group and replace(event.group, traits=self._shaped(event.group.traits))
         is_same = properties is event.properties and distinct_id is event.distinct_id and identify is event.identify
         if is_same and group == event.group:

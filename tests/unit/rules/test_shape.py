@@ -12,7 +12,7 @@ import pytest
 from wal_tracker.config.load import read
 from wal_tracker.config.model import Config
 from wal_tracker.errors import ConfigError, RuleError, RuleEvaluationError
-from wal_tracker.model import Deliverable, Event, RawChange
+from wal_tracker.model import IDENTIFY, Deliverable, Event, Group, ProfileEvent, RawChange
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.rules.check import check
 from wal_tracker.rules.recorded import Evaluation
@@ -168,6 +168,26 @@ def test_an_event_that_loses_nothing_is_itself() -> None:
     given = event(plan="pro")
 
     assert shape("properties: {deny: [email], hash: [phone]}")(given) is given
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "left"),
+    [(IDENTIFY, None, None), (IDENTIFY, Group("team", "7", {}), "group"), ("signup", None, "event")],
+)
+def test_traits_that_are_all_dropped_are_nothing_to_say_of_a_person(
+    name: str, group: Group | None, left: str | None
+) -> None:
+    """An event that had nothing else to say is not sent at all; no vendor is told of a person without traits."""
+    told = ProfileEvent("the-id", name, "7", "2026-01-02T03:04:05Z", {}, SOURCE, {"email": "a@b"}, group)
+
+    made = shape("properties: {deny: [email]}")(told)
+
+    if left is None:
+        assert made is None
+        return
+    assert isinstance(made, Event)
+    assert (made.name, made.identify, made.group) == (name, None, group)
+    assert "identify" not in orjson.loads(made.to_json())
 
 
 def test_hash_gives_the_pseudonym_of_a_rule() -> None:
