@@ -18,16 +18,18 @@ def lane_of(event: Deliverable) -> int | None:
     return getattr(event, "lane", None)
 
 
-def abreast(events: Sequence[Deliverable], width: int) -> list[list[Deliverable]]:
+def abreast(events: Sequence[Deliverable], width: int, max_events: int) -> list[list[Deliverable]]:
     """
     The beginning of `events` that may travel abreast, shared out to at most `width` ways, each in order.
 
     Either every event of it has a lane, or none has and there is one way. Taken together the ways hold a beginning of
-    `events`, never one with a hole in it.
+    `events`, never one with a hole in it. It ends where a way would need a second batch: few of the rest would be in
+    it, and the others would wait for them.
 
     Args:
         events: At least one, oldest first.
         width: At least 1.
+        max_events: Of one batch; of a single way there may be more.
     """
     laned = lane_of(events[0]) is not None
     end = next((index for index, event in enumerate(events) if (lane_of(event) is not None) != laned), len(events))
@@ -35,7 +37,10 @@ def abreast(events: Sequence[Deliverable], width: int) -> list[list[Deliverable]
         return [list(events[:end])]
     ways: dict[int, list[Deliverable]] = {}
     for event in events[:end]:
-        ways.setdefault((lane_of(event) or 0) % width, []).append(event)
+        way = ways.setdefault((lane_of(event) or 0) % width, [])
+        if len(way) == max_events:
+            break
+        way.append(event)
     return list(ways.values())
 
 

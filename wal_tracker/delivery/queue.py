@@ -50,12 +50,14 @@ class Batch:
 class Queue:
     """Chunks in, batches out, in order; nothing is forgotten before `finish` says it is durable."""
 
-    def __init__(self, position: LSN, *, max_events: int, max_bytes: int) -> None:
+    def __init__(self, position: LSN, *, max_events: int, max_bytes: int, ends_on_boundaries: bool = True) -> None:
         """
         Args:
             position: Up to where everything is durable already.
             max_events: Of one batch.
             max_bytes: Of one batch's events as JSON; a single event that is larger goes alone.
+            ends_on_boundaries: A batch with a boundary in it ends on one, so that nothing beyond `position` has been
+                sent when it moves, as a mark needs it; without, batches are as large as they may be.
         """
         self.position = position
         """Everything up to here is durable; a boundary."""
@@ -63,6 +65,9 @@ class Queue:
         """Bytes on the wire of everything that is here."""
         self.events = 0
         """How many events are here."""
+        self.beyond = 0
+        """How many events beyond `position` are durable."""
+        self._ends_on_boundaries = ends_on_boundaries
         self._max_events, self._max_bytes = max_events, max_bytes
         self._chunks: deque[_Chunk] = deque()
         self.told = position
@@ -108,7 +113,7 @@ class Queue:
         if self._chunks:
             self._chunks[-1].end_lsn = lsn
             return False
-        self.position = lsn
+        self.position, self.beyond = lsn, 0
         return True
 
     def limit(self, *, max_events: int, max_bytes: int) -> None:
@@ -127,7 +132,8 @@ class Queue:
 
     def cut(self, chunks: list[_Chunk]) -> Batch:
         """
-        The next batch: whole chunks where they fit, so that it ends on a boundary whenever there is one in reach.
+        The next batch: whole chunks where they fit, so that it ends on a boundary whenever there is one in reach; or as
+        many events as may be.
 
         Args:
             chunks: What `front` gave.
@@ -160,8 +166,7 @@ class Queue:
                 boundary = len(events)
             if len(events) >= self._max_events or size >= self._max_bytes:
                 break
-        # Cut back to a boundary where there is one: a position that never falls on a batch's end never moves.
-        if 0 < boundary < len(events):
+        if self._ends_on_boundaries and 0 < boundary < len(events):
             events = events[:boundary]
         return Batch(events)
 
@@ -180,7 +185,7 @@ class Queue:
         for chunk in self._chunks:
             behind += len(chunk.events) - chunk.done
             if chunk.end_lsn is not None:
-                self.position, behind = chunk.end_lsn, 0
+                self.position, self.beyond, behind = chunk.end_lsn, 0, 0
         # Not emptied: a batch that is being cut looks at the chunks it was given.
         self._chunks = deque()
         self.events = self.wire_bytes = 0
@@ -188,27 +193,28 @@ class Queue:
 
     def finish(self, batch: Batch) -> bool:
         """
-        The batch just cut is durable: forget it, and move `position` if it ended on a boundary.
+        The batch just cut is durable: forget it, and move `position` to the last boundary passed.
 
         Returns:
-            Whether it did.
+            Whether it moved.
         """
         count = batch.taken
         self.events -= count
-        chunk = self._chunks[0]
+        moved = False
         while count:
             chunk = self._chunks[0]
             left = len(chunk.events) - chunk.done
             if count < left:
                 chunk.done += count
-                return False
+                self.beyond += count
+                break
             count -= left
+            self.beyond += left
             self._chunks.popleft()
             self.wire_bytes -= chunk.wire_bytes
-        if chunk.end_lsn is None:
-            return False
-        self.position = chunk.end_lsn
-        return True
+            if chunk.end_lsn is not None:
+                self.position, self.beyond, moved = chunk.end_lsn, 0, True
+        return moved
 
 
 def _fitting(sizes: list[int], room: int) -> int:
