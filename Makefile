@@ -2,6 +2,7 @@
 # make test    every test this machine can run
 # make floor   the tests that need no server, in under a minute
 # make lint    ruff, mypy --strict, import contracts
+# make docs    the pages of docs/destinations, made of what the destinations say of themselves
 # make bench   how fast it is, beside what the server itself can do
 # make bench-writes    what tracking costs whoever writes to the database
 # make oldest  the floor, with the oldest versions of everything setup.cfg admits
@@ -14,7 +15,7 @@ VENV ?= .venv
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test floor lint bench bench-writes oldest clean
+.PHONY: demo test floor lint docs bench bench-writes oldest clean
 
 demo: $(VENV)/demo.installed
 	@$(VENV)/bin/wal_tracker demo $(ARGS)
@@ -34,6 +35,9 @@ lint: $(VENV)/dev.installed
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+
+docs: $(VENV)/test.installed
+	@$(VENV)/bin/python -m docs.generate
 
 bench: $(VENV)/test.installed
 	@$(VENV)/bin/python -m benchmarks $(ARGS)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Union
 
 from wal_tracker.channels import Channel
+from wal_tracker.config.globs import chosen
 from wal_tracker.config.model import Config, DestinationConfig
 from wal_tracker.config.reload import with_new_options
 from wal_tracker.decode.base import Decoder, Wanted, WantedFor
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.decode.outbox import OutboxDecoder
 from wal_tracker.decode.pgoutput import PgOutput
-from wal_tracker.delivery import Delivery, DeliverySettings, Spool
+from wal_tracker.delivery import Delivery, DeliverySettings, HandOver, Spool, in_commit_order
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
 from wal_tracker.errors import (
@@ -32,10 +35,11 @@ from wal_tracker.errors import (
     SlotLost,
     SourceError,
     SourceRefused,
+    StateError,
 )
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Column, Relation
+from wal_tracker.model import Column, Deliverable, Relation
 from wal_tracker.pgtypes import TypeCatalog
 from wal_tracker.pipeline import Pipeline, Source, Stats
 from wal_tracker.replay import deliver_letters
@@ -51,9 +55,12 @@ from wal_tracker.source.replication import ReplicationSource
 from wal_tracker.source.switch import Switch
 from wal_tracker.source.watch import TableWatch
 from wal_tracker.state import open_state, spool_directory
-from wal_tracker.state.base import OUTBOX, Gap, LetterBound, SourceIdentity, StateStore
+from wal_tracker.state.base import OUTBOX, Cursor, Gap, LetterBound, SourceIdentity, Spooled, StateStore
 
 logger = logging.getLogger("wal_tracker.assemble")
+
+# Events copied at a time into the spool of a new destination.
+_FILL_EVENTS = 1000
 
 RAW = "raw:"
 """Before the name of a destination of raw changes, wherever it stands beside the others."""
@@ -124,6 +131,12 @@ def delivery_settings(entry: DestinationConfig) -> DeliverySettings:
     )
 
 
+def spools_of(config: Config) -> Path | None:
+    """The folder of all spools; None: nothing is spooled."""
+    directory = config.delivery.spool_dir
+    return Path(directory) if directory is not None else spool_directory(config.state)
+
+
 def width(entry: DestinationConfig, destination: Destination) -> int:
     """How many requests to a destination may be on their way at once."""
     allowed = destination.limits.concurrency
@@ -159,26 +172,32 @@ def build_destination(entry: DestinationConfig, *, raw: bool = False) -> Destina
     return destination
 
 
+Sink = Union[Destination, HandOver]
+"""Where events go: to a destination, or to a program that takes them itself."""
+
+
 class Sinks:
     """The configured destinations, built and not yet opened."""
 
-    def __init__(self, config: Config, given: Mapping[str, Destination] | None = None) -> None:
+    def __init__(self, config: Config, given: Mapping[str, Sink] | None = None) -> None:
         """
         Args:
             config: The configuration; without any destination, events go to stdout.
-            given: Destinations made already, by name; they take the place of what the configuration says there.
+            given: Destinations made already, by name (of raw changes with `RAW` before it); they take the place of what
+                the configuration says there.
 
         Raises:
             ConfigError: Options are wrong.
             PluginError: A destination is unknown or lacks its library.
         """
         given = given or {}
-        directory = config.delivery.spool_dir
-        self._spools = Path(directory) if directory is not None else spool_directory(config.state)
-        self.events = [(entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations]
+        self._spools = spools_of(config)
+        self.events: list[tuple[DestinationConfig, Sink]] = [
+            (entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations
+        ]
         # The two sections are name spaces of their own; positions and dead letters are not.
-        self.raw = [
-            (replace(entry, name=RAW + entry.name), build_destination(entry, raw=True))
+        self.raw: list[tuple[DestinationConfig, Sink]] = [
+            (replace(entry, name=RAW + entry.name), given.get(RAW + entry.name) or build_destination(entry, raw=True))
             for entry in config.raw_destinations
         ]
         if not self.events and not self.raw:
@@ -187,6 +206,7 @@ class Sinks:
             )
             self.events = [(entry, given.get("stdout") or build_destination(entry))]
         hash_key = config.hash_key.reveal().encode() if config.hash_key else None
+        self._named = {rule.rule_id: rule.destinations for rule in config.rules}
         self._shapes = {entry.name: Shape.of(entry, hash_key) for entry, _ in (*self.events, *self.raw)}
 
     def channels(
@@ -205,19 +225,25 @@ class Sinks:
         channels = []
         for entry, destination in (*self.events, *self.raw):
             cursor, raw = cursors.get(entry.name), entry.name.startswith(RAW)
-            first, *siblings = self.objects(entry, destination)
-            delivery = Delivery(
-                entry.name,
-                first,
-                replace(delivery_settings(entry), outlasts_refusal=outlast_refusals and len(self.names) > 1),
-                state,
-                siblings=siblings,
-                spool=self._spool(entry),
-                rule_of=rules.rule_of,
-            )
+            siblings: list[Destination] = []
+            delivery: Delivery | HandOver
+            if isinstance(destination, HandOver):
+                delivery = destination
+            else:
+                first, *siblings = self.objects(entry, destination)
+                delivery = Delivery(
+                    entry.name,
+                    first,
+                    replace(delivery_settings(entry), outlasts_refusal=outlast_refusals and len(self.names) > 1),
+                    state,
+                    siblings=siblings,
+                    spool=self._spool(entry),
+                    rule_of=rules.rule_of,
+                )
             start = max(position, cursor.lsn) if cursor else position
             shape = self._shapes[entry.name]
-            channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw, shape=shape))
+            wide = 1 + len(siblings)
+            channels.append(Channel(config=entry, delivery=delivery, start=start, raw=raw, shape=shape, width=wide))
         return channels
 
     def _spool(self, entry: DestinationConfig) -> Spool | None:
@@ -225,10 +251,96 @@ class Sinks:
             return None
         return Spool(self._spools, entry.name, max_bytes=entry.delivery.max_spool_bytes)
 
+    def fill_spools(
+        self, channels: Sequence[Channel], state: StateStore, rules: RuleSet, position: LSN, *, mode: str
+    ) -> None:
+        """
+        Give destinations that are new, and are to begin ``from: spool``, what the others have in theirs.
+
+        Their spools are filled, whatever their bound, and then their positions are stored: a process that dies before
+        that begins anew. What was shaped for another destination (`when`, `properties`) is as it was shaped.
+
+        Args:
+            channels: Not yet started.
+            state: Where positions are.
+            rules: Know which rule made an event, and so who gets it.
+            position: Where the stream begins: what was committed there or later comes from it.
+            mode: Of the stream; of another one everything is older.
+
+        Raises:
+            StateError: Something cannot be written.
+        """
+        cursors = state.cursors()
+        for channel in channels:
+            entry = channel.config
+            if entry.begin == "now" or entry.name in cursors:
+                continue
+            if self._spools is None:
+                logger.warning("there are no spools to begin from", extra={"destination": entry.name})
+                continue
+            # Who is given events as the rules made them comes first.
+            names = sorted((self._shapes.get(name) is not None, name) for name in cursors)
+            given = in_commit_order(
+                [
+                    Spool(self._spools, name, max_bytes=0).kept(spooled)
+                    for _, name in names
+                    if (spooled := cursors[name].spool) is not None and name.startswith(RAW) == channel.raw
+                ]
+            )
+            older = (
+                event
+                for event in given
+                if event.source["mode"] != mode or LSN.parse(event.source["commit_lsn"]) < position
+            )
+            own = self._spool(entry)
+            assert own is not None
+            own.open(None)
+            begin, count = None, 0
+            for events in self._for_channel(channel, older, state, rules):
+                try:
+                    places = own.append(events)
+                except OSError as error:
+                    raise StateError(f"the spool {own.path} cannot be written: {error.strerror}") from error
+                begin, count = begin or places[0], count + len(events)
+            if begin is not None:
+                spooled = Spooled(begin, own.sync())
+                state.save_cursors({entry.name: Cursor(channel.start, None, spooled)})
+            own.close()
+            logger.info(
+                "a new destination begins with what others have in their spools",
+                extra={"destination": entry.name, "events": count},
+            )
+
+    def _for_channel(
+        self, channel: Channel, events: Iterator[Deliverable], state: StateStore, rules: RuleSet
+    ) -> Iterator[list[Deliverable]]:
+        """What a destination gets of stored events, some at a time."""
+        entry = channel.config
+        while some := list(islice(events, _FILL_EVENTS)):
+            mine = []
+            for event in some:
+                source = event.source
+                if channel.raw:
+                    is_mine = chosen(entry.filter, source["table"], f"{source['schema']}.{source['table']}")
+                else:
+                    named = self._named.get(rules.rule_of(event))
+                    is_mine = chosen(entry.filter, event.name) and (named is None or entry.name in named)
+                if is_mine:
+                    mine.append(event)
+            made, letters = channel.shaped(mine)
+            if letters:
+                state.add(letters)
+            if made:
+                yield made
+
     @property
     def need_lanes(self) -> bool:
         """Whether some destination takes several requests at once."""
-        return any(width(entry, destination) > 1 for entry, destination in (*self.events, *self.raw))
+        return any(
+            width(entry, destination) > 1
+            for entry, destination in (*self.events, *self.raw)
+            if not isinstance(destination, HandOver)
+        )
 
     def objects(self, entry: DestinationConfig, destination: Destination) -> list[Destination]:
         """The destination, and as many more objects of it as requests may be on their way at once."""
@@ -279,8 +391,10 @@ class Run:
         *,
         apply_first: bool = False,
         until_caught_up: bool = False,
-        destinations: Mapping[str, Destination] | None = None,
+        destinations: Mapping[str, Sink] | None = None,
         reread: Callable[[], Config] | None = None,
+        evaluate: bool = True,
+        own_process: bool = True,
     ) -> None:
         """
         Args:
@@ -290,12 +404,16 @@ class Run:
             destinations: Take these instead of what the configuration names; each is opened and closed once for every
                 pipeline.
             reread: Reads the configuration again, for `reload`; may raise ConfigError.
+            evaluate: Run the rules; without, they only name the tables whose changes are wanted.
+            own_process: Nothing else runs in this process, so that what is its own (the collector) may be tuned.
         """
-        self._config = config
+        self._wanted = desired = setup.desired(config)
+        self._config = config if evaluate else replace(config, rules=())
         self._apply_first = apply_first
         self._until_caught_up = until_caught_up
         self._given = destinations
         self._reread = reread
+        self._own_process = own_process
         self._reload_asked = False
         self._stack = ExitStack()
         self._source = ExitStack()
@@ -305,7 +423,6 @@ class Run:
         self._over: list[Stats] = []
         self._names: list[str] = []
         self._stopping = False
-        desired = setup.desired(config)
         self._tables = desired.tables
         self._settings = desired.settings
 
@@ -338,6 +455,11 @@ class Run:
             hit("switch_drained")
             self._over.append(self.pipeline.stats)
             self._patiently(self._next_side)
+
+    @property
+    def end(self) -> LSN | None:
+        """Up to where everything is to be delivered; None: there is no end, or the other mode's side comes after it."""
+        return self.pipeline.until if self._until_caught_up and self._draining is None else None
 
     def stop(self) -> None:
         """Ask `run` to drain and return. Safe from a signal handler and from any thread."""
@@ -381,7 +503,7 @@ class Run:
             (table.relation.schema, table.relation.table): table.primary_key for table in tables
         }
         if self._apply_first:
-            for statement in setup.apply(setup.desired(config)):
+            for statement in setup.apply(self._wanted):
                 logger.info("executed", extra={"statement": statement})
         self._choose()
 
@@ -393,10 +515,17 @@ class Run:
         try:
             config, changed = with_new_options(self._config, self._reread())
             sinks = Sinks(config, self._given)
-            made = {entry.name: sinks.objects(entry, destination) for entry, destination in (*sinks.events, *sinks.raw)}
+            made = {
+                entry.name: sinks.objects(entry, destination)
+                for entry, destination in (*sinks.events, *sinks.raw)
+                if not isinstance(destination, HandOver)
+            }
         except (ConfigError, PluginError) as error:
             logger.error("the configuration cannot be used; going on as before", extra={"reason": str(error)})
             return
+        # A FIFO where there was a queue: how many requests may be on their way at once is up to an option there.
+        others = [channel for channel in channels if channel.width != len(made[channel.config.name])]
+        changed += [channel.config.path for channel in others]
         if changed:
             logger.warning(
                 "more has changed in the configuration than options of destinations: restart to apply",
@@ -404,7 +533,8 @@ class Run:
             )
         self._config = config
         for channel in channels:
-            if channel.config.name not in (self._given or {}):
+            is_ours = channel not in others and channel.config.name not in (self._given or {})
+            if is_ours and isinstance(channel.delivery, Delivery):
                 channel.delivery.replace(*made[channel.config.name])
 
     # Which side ----------------------------------------------------------------------------------
@@ -558,7 +688,7 @@ class Run:
         Say so where `apply` would change something. No reason to refuse: a change of a table's columns is enough for
         it, and what is ignored is dropped on arrival in any case.
         """
-        due = [step.change or step.why for step in setup.plan(setup.desired(self._config)).steps]
+        due = [step.change or step.why for step in setup.plan(self._wanted).steps]
         if due:
             logger.warning(
                 "what captures changes is not as this configuration wants it: `wal_tracker apply` mends it",
@@ -607,7 +737,7 @@ class Run:
         )
         source = ReplicationSource(settings, build_decoder(self._config, self._types, rules.wanted_events), watch=watch)
         self._source.callback(source.close)
-        self._make_pipeline(source, rules, sinks, position, until=until, ending=switch.Marker(settings))
+        self._make_pipeline(source, rules, sinks, position, mode="wal", until=until, ending=switch.Marker(settings))
 
     def _read_outbox(self, drain: Switch | None = None) -> None:
         settings, sinks = replace(self._settings, dsn=self._primary_dsn), Sinks(self._config, self._given)
@@ -626,7 +756,7 @@ class Run:
         )
         self._source.callback(source.close)
         until = self._end_of_outbox(source, position) if self._until_caught_up or drain is not None else None
-        self._make_pipeline(source, rules, sinks, position, until=until)
+        self._make_pipeline(source, rules, sinks, position, mode="trigger", until=until)
 
     def _rules(self, sinks: Sinks, system_identifier: str, mode: str) -> RuleSet:
         return RuleSet(
@@ -658,13 +788,16 @@ class Run:
         sinks: Sinks,
         position: LSN,
         *,
+        mode: str,
         until: LSN | None,
         ending: switch.Marker | None = None,
     ) -> None:
+        channels = sinks.channels(self.state, rules, position, outlast_refusals=not self._until_caught_up)
+        sinks.fill_spools(channels, self.state, rules, position, mode=mode)
         self.pipeline = Pipeline(
             source,
             rules,
-            sinks.channels(self.state, rules, position, outlast_refusals=not self._until_caught_up),
+            channels,
             self.state,
             self._config.delivery,
             position=position,
@@ -673,6 +806,7 @@ class Run:
             ending=ending,
             drain_spools=self._until_caught_up,
             on_reload=self._take_over,
+            own_process=self._own_process,
         )
         if self._reload_asked:
             self.pipeline.reload()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from wal_tracker.config.globs import chosen
 from wal_tracker.config.model import DestinationConfig
-from wal_tracker.delivery import Delivery, dead_letter
+from wal_tracker.delivery import Delivery, HandOver, dead_letter
 from wal_tracker.destinations.base import Rejected
 from wal_tracker.errors import RuleEvaluationError
 from wal_tracker.lsn import LSN
@@ -25,12 +25,14 @@ class Channel:
     """One destination as the loop sees it: a list to append to, and who takes it away."""
 
     config: DestinationConfig
-    delivery: Delivery
+    delivery: Delivery | HandOver
     start: LSN
     """Transactions that end here or earlier were durable there before this process began."""
     raw: bool = False
     shape: Shape | None = None
     """What it gets of an event; None: the event as it is."""
+    width: int = 1
+    """How many requests may be on their way at once."""
     pending: list[Deliverable] = field(default_factory=list)
     boundary: int = 0
     """How many of `pending` belong to transactions read to their end."""

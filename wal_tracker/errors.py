@@ -27,6 +27,7 @@ The whole error tree.
     │   └── DestinationRefusedUs
     ├── StateError                      exit 1
     │   └── DeadLettersFull             waited for; nothing is lost
+    ├── StreamFull                      a program takes and does not confirm
     └── CheckpointRegression            our bug; stop
 
 Every class says by itself whether trying again can help (``retryable``), what a person should do
@@ -244,6 +245,16 @@ class DeadLettersFull(StateError):
             "what makes them, and make room: `wal_tracker dlq export` and `dlq drop`, or a higher max_letters"
         )
         self.stored = stored
+
+
+class StreamFull(WalTrackerError):
+    """A program waits for more of a stream, and confirms nothing of what it has."""
+
+    def __init__(self, *, unconfirmed: int, max_bytes: int) -> None:
+        super().__init__(
+            f"{unconfirmed} taken from the stream are not confirmed, and take what room delivery.max_queue_bytes "
+            f"({max_bytes}) gives: call confirm() more often, also in the middle of a large transaction, or raise it"
+        )
 
 
 class CheckpointRegression(WalTrackerError):

@@ -278,10 +278,12 @@ class Event:
     @property
     def source(self) -> dict[str, Value]:
         """Where it comes from, in the shape of design.md §3."""
-        if isinstance(self._source, str):
+        # Read once: every destination's thread has this event, and another one may replace it meanwhile.
+        source = self._source
+        if isinstance(source, str):
             # Made as text, because most destinations write it and none reads it of every event.
-            self._source = dict(orjson.loads(self._source))
-        return self._source
+            self._source = source = dict(orjson.loads(source))
+        return source
 
     @property
     def identify(self) -> dict[str, Value] | None:
@@ -295,24 +297,27 @@ class Event:
 
     def to_json(self) -> bytes:
         """
-        One JSON object without a line end; computed once.
+        One JSON object without a line end; computed once. Any thread.
 
         ``distinct_id``, and `identify` and `group`, are left out where there is none.
         """
         if self._json is None:
-            source = self._source
-            document = {
-                "id": self.id,
-                "event": self.name,
-                "distinct_id": self.distinct_id,
-                "timestamp": self.timestamp,
-                "properties": self.properties,
-                "source": orjson.Fragment(source) if isinstance(source, str) else source,
-            }
-            if self.distinct_id is None:
-                del document["distinct_id"]
-            self._json = orjson.dumps(document)
+            self._json = orjson.dumps(self._document())
         return self._json
+
+    def _document(self) -> dict[str, Value]:
+        source = self._source
+        document = {
+            "id": self.id,
+            "event": self.name,
+            "distinct_id": self.distinct_id,
+            "timestamp": self.timestamp,
+            "properties": self.properties,
+            "source": orjson.Fragment(source) if isinstance(source, str) else source,
+        }
+        if self.distinct_id is None:
+            del document["distinct_id"]
+        return document
 
     @staticmethod
     def from_json(payload: bytes) -> Event:
@@ -386,13 +391,10 @@ class ProfileEvent(Event):
         """Its group, or None."""
         return self._group
 
-    def to_json(self) -> bytes:
+    def _document(self) -> dict[str, Value]:
         """As any event's, and behind it ``identify`` and ``group``."""
-        if self._json is None:
-            told: dict[str, Any] = {"identify": self._identify, "group": self._group}
-            told = {name: value for name, value in told.items() if value is not None}
-            self._json = b"%b,%b" % (super().to_json()[:-1], orjson.dumps(told)[1:]) if told else super().to_json()
-        return self._json
+        told = {"identify": self._identify, "group": self._group}
+        return {**super()._document(), **{name: value for name, value in told.items() if value is not None}}
 
 
 class RowEvent(Event):

@@ -19,7 +19,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -157,6 +157,7 @@ class Pipeline:
         ending: Ending | None = None,
         drain_spools: bool = False,
         on_reload: Callable[[Sequence[Channel]], None] | None = None,
+        own_process: bool = True,
     ) -> None:
         """
         Args:
@@ -171,6 +172,7 @@ class Pipeline:
             ending: Knows the last transaction that is ours; `run` returns once it is durable everywhere.
             drain_spools: Of `until`: until everything is delivered, and nothing is spooled.
             on_reload: Called on the thread of `run`, between two bursts, after `reload` was.
+            own_process: Nothing else runs in this process: the cyclic collector is ours to tune.
         """
         self._source = source
         self._rules = rules
@@ -201,6 +203,7 @@ class Pipeline:
         # Not an Event: setting one in a signal handler can wait for a lock the interrupted code holds.
         self._stopping = False
         self._on_reload = on_reload
+        self._own_process = own_process
         self._reload_asked = False
         self._wake: SimpleQueue[None] = SimpleQueue()
 
@@ -222,6 +225,11 @@ class Pipeline:
         return not self._drain_spools or all(channel.delivery.idle for channel in self._channels)
 
     @property
+    def until(self) -> LSN | None:
+        """Up to where it runs; None: until stopped."""
+        return self._until
+
+    @property
     def has_ended(self) -> bool:
         """Whether the last transaction that is ours has been read."""
         return self._has_ended
@@ -235,7 +243,7 @@ class Pipeline:
         Raises:
             WalTrackerError: Something only a person can mend; what is durable by then has been stored.
         """
-        with _rare_collections():
+        with _rare_collections() if self._own_process else nullcontext():
             self._run()
 
     def _run(self) -> None:

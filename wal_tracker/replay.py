@@ -18,8 +18,8 @@ import orjson
 from wal_tracker.channels import Channel, Router
 from wal_tracker.config.model import DeliveryConfig
 from wal_tracker.decode.changes import ChangeReader
-from wal_tracker.delivery import Delivery
-from wal_tracker.errors import DecodeError, RuleEvaluationError
+from wal_tracker.delivery import Delivery, HandOver
+from wal_tracker.errors import DeadLettersFull, DecodeError, RuleEvaluationError
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable, Event, Message, RawChange, Transaction, load_json
 from wal_tracker.rules.compile import CompiledRule
@@ -33,7 +33,7 @@ logger = logging.getLogger("wal_tracker.replay")
 class _Waiting:
     """A delivery, and how many events it must have settled before everything replayed is settled."""
 
-    delivery: Delivery
+    delivery: Delivery | HandOver
     settled: int
 
     @property
@@ -76,7 +76,7 @@ class Replay:
             try:
                 for name, event in self._deliverables(letter):
                     offers.setdefault(name, []).append(event)
-            except (RuleEvaluationError, DecodeError) as error:
+            except (RuleEvaluationError, DecodeError, DeadLettersFull) as error:
                 reason = error.reason if isinstance(error, RuleEvaluationError) else str(error)
                 same = LetterFilter(id=letter.id, destination=letter.destination, status="replay")
                 self._state.mark_letters(same, "dead", reason=reason)
@@ -216,7 +216,9 @@ def deliver_letters(
             deadline = time.monotonic() + settings.shutdown_timeout_s
             while not replay.is_settled and time.monotonic() < deadline:
                 for channel in channels:
-                    channel.delivery.store()
+                    # Without a position to be stored with, what is spooled would be lost.
+                    if channel.delivery.position().lsn:
+                        channel.delivery.store()
                     if channel.delivery.failure is not None:
                         raise channel.delivery.failure
                 time.sleep(0.01)

@@ -49,7 +49,8 @@ class Amplitude(HttpBatches):
 
     A 400 or 429 has stored nothing. What it names as invalid becomes a dead letter and the rest is sent at once. From
     the first event of a throttled user on everything waits, so that order is kept; a user beyond the daily quota
-    would hold up everybody for hours, so that user's events are dead letters that can be replayed the next day.
+    would hold up everybody for hours, so that user's events are dead letters that can be replayed the next day. An
+    event without a distinct_id is a dead letter, unless all it has to say is about a group.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,10 @@ class Amplitude(HttpBatches):
         endpoint: str = "https://api2.amplitude.com"
         """``us``, ``eu``, or a URL."""
         api: Literal["batch", "httpapi"] = "batch"
-        """``batch`` takes 20 MB a request and 1000 events a second of one user; ``httpapi`` (HTTP V2) 1 MB and 30."""
+        """
+        ``batch`` takes 20 MB a request and 1000 events a second of one user; ``httpapi`` (HTTP V2) 1 MB and 30, so
+        that a batch is 500 events and 800 kB at most.
+        """
 
         def __post_init__(self) -> None:
             HttpOptions.__post_init__(self)

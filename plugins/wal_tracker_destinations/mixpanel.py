@@ -48,7 +48,8 @@ class Mixpanel(HttpBatches):
     Sends events in batches; Mixpanel drops duplicates by event, distinct_id, time and ``$insert_id``.
 
     All four are the same on every replay. A 400 that names records has stored all the others: the named ones become
-    dead letters. A 400 that names none, or a 413, has stored nothing.
+    dead letters. A 400 that names none, or a 413, has stored nothing. An event without a distinct_id, or with one or a
+    name above 255 characters, is a dead letter, too.
 
     What a rule says of persons and groups is set in their profiles (``/engage``, ``/groups``), for which the project's
     token is needed; an event in a group carries the group's id as a property named like the group's type.

@@ -68,7 +68,8 @@ class PostHog(HttpBatches):
     All four are the same on every replay because the time is the commit's, and because `sent_at` is left out: with
     it the server would shift timestamps by the clocks' difference. The endpoint refuses a whole batch for one bad
     event and does not say which, so what it would refuse or silently drop is found here first and becomes a dead
-    letter with its reason. A 200 with a quota used up is a 200; PostHog does not tell.
+    letter with its reason: an event without a distinct_id, for instance, or with one or a name above 200 characters.
+    A 200 with a quota used up is a 200; PostHog does not tell.
 
     With ``api: v1`` it does: of each event it says whether it was taken, dropped (a dead letter, also beyond the
     quota), or is to be sent again. That endpoint is young, and not in every PostHog of one's own.

@@ -23,7 +23,8 @@ class RudderStack(Tracks):
     Sends ``track``, ``identify`` and ``group`` calls to one source, each of which needs a distinct_id; duplicates are
     dropped by ``messageId`` where the data plane does that.
 
-    It refuses a whole request for one bad message and does not say which; halving finds it.
+    It refuses a whole request for one bad message and does not say which; halving finds it. An event without a
+    distinct_id is a dead letter.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)

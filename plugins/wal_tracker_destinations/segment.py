@@ -131,7 +131,7 @@ class Segment(Tracks):
     least a day. Each call needs a distinct_id, a ``group`` call as well: it is a person that belongs to the group.
 
     It answers 200 to nearly everything, and drops what it does not like. So what it documents as a limit is checked
-    here first, and becomes a dead letter with its reason.
+    here first, and becomes a dead letter with its reason, as does an event without a distinct_id.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)

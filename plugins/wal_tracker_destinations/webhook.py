@@ -56,7 +56,7 @@ class Webhook:
         cloudevents_source: str = "/wal_tracker"
         """Beginning of a CloudEvent's `source`; schema and table follow."""
         batch: bool = False
-        """Send a JSON array of events in each request; only for receivers that ask for it."""
+        """Send a JSON array of up to 100 events and 256 KiB in each request; only for receivers that ask for it."""
 
         def __post_init__(self) -> None:
             HttpOptions.__post_init__(self)

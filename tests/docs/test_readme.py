@@ -23,7 +23,7 @@ from wal_tracker.pgtypes import TypeCatalog
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "plugins/README.md", "tests/README.md", "deploy/README.md"]
-PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 ENVIRONMENT = {
     "DATABASE_URL": "postgresql://user@host/database",
     "POSTHOG_API_KEY": "phc_x",

@@ -35,7 +35,7 @@ from wal_tracker.destinations import http, registry
 from wal_tracker.rules.check import check
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 PAGES += [ROOT / room / "README.md" for room in ("tests", "deploy", "plugins")]
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 RULES = (ROOT / "docs" / "rules.md").read_text()
@@ -90,6 +90,13 @@ def shown(default: Any) -> str:
     return default or "none"
 
 
+def allowed(metadata: Any) -> str:
+    """What a key of `delivery` may be, as the page writes it."""
+    if "choices" in metadata:
+        return " or ".join(f"`{word}`" for word in metadata["choices"])
+    return "a directory" if "text" in metadata else f"{shown(metadata['low'])} to {shown(metadata['high'])}"
+
+
 def defaults(config: type) -> dict[str, str]:
     """Every field of a dataclass and its default as the pages write it."""
     return {
@@ -98,7 +105,10 @@ def defaults(config: type) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", [*every_command(), *DESTINATIONS, *failpoints.NAMES, *SEARCHED])
+FAILPOINTS = [*failpoints.NAMES, *failpoints.SPOOL_NAMES, *failpoints.SWITCH_NAMES, *failpoints.STATE_NAMES]
+
+
+@pytest.mark.parametrize("name", [*every_command(), *DESTINATIONS, *FAILPOINTS, *SEARCHED])
 def test_a_name_is_documented(name: str) -> None:
     """Commands, destinations, failpoints and the files that are looked for stand somewhere as code."""
     assert is_documented(name, code())
@@ -137,11 +147,8 @@ def test_source_keys_have_their_true_defaults() -> None:
 def test_delivery_keys_have_their_true_defaults_and_bounds() -> None:
     """And those a destination may set for itself are marked."""
     told = {key.removeprefix("delivery."): cells for key, cells in section("`delivery`").items()}
-    limits = {
-        field.name: f"{shown(field.metadata['low'])} to {shown(field.metadata['high'])}"
-        for field in dataclasses.fields(DeliveryConfig)
-    }
-    assert {key: cells[0] for key, cells in told.items()} == defaults(DeliveryConfig)
+    limits = {field.name: allowed(field.metadata) for field in dataclasses.fields(DeliveryConfig)}
+    assert {key: cells[0].strip("`") for key, cells in told.items()} == defaults(DeliveryConfig)
     assert {key: cells[1] for key, cells in told.items()} == limits
     assert {key for key, cells in told.items() if cells[2].startswith("*own*")} == PER_DESTINATION
 
@@ -170,44 +177,6 @@ def test_what_is_told_of_the_commands_for_dead_letters_is_true() -> None:
     assert pipeline.LETTERS_RETRY_S == 2.0 and "within `delivery.retry_cap_s`, or two seconds" in CONFIGURATION
 
 
-@pytest.mark.parametrize("kind", DESTINATIONS)
-def test_a_destinations_options_have_their_true_defaults(kind: str) -> None:
-    """One section for each kind."""
-    loaded: Any = registry.load(kind)
-    told = {key: cells[0].strip("`") for key, cells in section(f"`{kind}`").items()}
-    assert told == defaults(loaded.Config)
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"),
-    [
-        ("stdout", "At most {events} events and {mib:g} MiB"),
-        ("file", "At most {events} events and {mib:g} MiB"),
-        ("posthog", "At most {events} events and {mib:g} MiB a batch; waits {linger_s:g} s"),
-        ("mixpanel", "At most {events} events and {mib:g} MiB a batch; waits {linger_s:g} s"),
-        ("segment", "At most {events} events and {kb:g} kB a batch; waits {linger_s:g} s"),
-        ("rudderstack", "At most {events} events and {mb:g} MB a batch; waits {linger_s:g} s"),
-        ("amplitude", "At most {events} events and {mib:g} MiB a batch"),
-    ],
-)
-def test_a_destinations_limits_are_true(kind: str, told: str) -> None:
-    """As the class has them."""
-    limits = registry.load(kind).limits  # type: ignore[attr-defined]
-    size = limits.max_batch_bytes
-    sentence = told.format(
-        events=limits.max_batch_events, kb=size / 1e3, mb=size / 1e6, mib=size / 2**20, linger_s=limits.linger_s
-    )
-    assert sentence in CONFIGURATION.split(f"### `{kind}`")[1].split("###")[0].replace("\n", " ")
-
-
-@pytest.mark.parametrize("kind", re.findall(r"^### `(\w+)`\n(?:(?!^#)[^\n]*\n)*?```yaml", CONFIGURATION, re.MULTILINE))
-def test_a_destinations_example_is_one(kind: str) -> None:
-    """It can be built as it stands."""
-    text = CONFIGURATION.split(f"### `{kind}`")[1].split("```yaml")[1].split("```")[0]
-    (options,) = yaml.safe_load(text)["destinations"].values()
-    registry.build(kind, kind, options, f"destinations.{kind}").close()
-
-
 def test_the_bounds_in_the_prose_are_true() -> None:
     """Of files and expressions."""
     told = f"{bounds.MAX_BYTES:,} bytes, {bounds.MAX_DEPTH} levels, {bounds.MAX_NODES:,} values"
@@ -226,8 +195,11 @@ def test_where_raw_changes_may_go_is_true() -> None:
 def test_the_keys_of_a_destination_are_the_ones_there_are() -> None:
     """Without the options of its kind; and the lists of properties are named."""
     table = section("An entry under `destinations`")
-    ours = {field.name for field in dataclasses.fields(DestinationConfig)} - {"name", "options", "path"}
-    assert set(table) == ours
+    ours = {field.name for field in dataclasses.fields(DestinationConfig)} - {"name", "options", "path", "begin"}
+    assert set(table) == {*ours, "from"}
+    (begin,) = [field for field in dataclasses.fields(DestinationConfig) if field.name == "begin"]
+    words = get_args(get_type_hints(DestinationConfig)["begin"])
+    assert table["from"][0] == f"`{begin.default}`" and all(f"`{word}`" in table["from"][1] for word in words)
     assert set(re.findall(r"`(\w+)`", table["properties"][1])) == {f.name for f in dataclasses.fields(PropertyLists)}
 
 

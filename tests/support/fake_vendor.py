@@ -60,7 +60,7 @@ class FakeVendor(HttpServer):
 
     @property
     def width(self) -> int:
-        """How many requests its destination makes at once; with more than one, only the events of a row are in order."""
+        """How many requests its destination makes at once; beyond one, only the events of a row are in order."""
         return registry.build(self.kind, self.kind, self.options, self.kind).limits.concurrency
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import Any
 
 import click
 
+from wal_tracker.assemble import RAW, spools_of
 from wal_tracker.cli import letters, table
 from wal_tracker.config.load import load
-from wal_tracker.config.model import Config, DeadLettersConfig
+from wal_tracker.config.model import Config, DeadLettersConfig, DeliveryConfig
+from wal_tracker.delivery import Spool
 from wal_tracker.errors import SourceError
 from wal_tracker.lsn import LSN
 from wal_tracker.source.connection import Session
 from wal_tracker.source.outbox import OutboxStatus, read_outbox_status
 from wal_tracker.source.slot import SlotStatus, read_status
 from wal_tracker.state import open_state
-from wal_tracker.state.base import Gap, LetterCount, LetterStatus, StateStore
+from wal_tracker.state.base import Gap, LetterCount, LetterStatus, Spooled, StateStore
 
 EXAMPLES = """
 \b
@@ -38,6 +41,18 @@ ALMOST_FULL = 0.8
 
 
 @dataclass(frozen=True, slots=True)
+class SpoolStatus:
+    """What lies on disk for one destination. Whether it fails now only the process that runs it knows."""
+
+    bytes: int
+    oldest: str | None
+    """When the oldest event in it was committed; None where it cannot be read, or was delivered just now."""
+    max_bytes: int | None
+    """None: it is not configured any more."""
+    at_bound: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything there is to say."""
 
@@ -48,6 +63,10 @@ class Status:
     server_error: str | None
     running: bool
     positions: dict[str, LSN]
+    configured: Collection[str]
+    """Names of destinations."""
+    spools: dict[str, SpoolStatus]
+    """By destination; without those that have nothing on disk."""
     letters: list[LetterCount]
     letter_bound: DeadLettersConfig
     gaps: list[Gap]
@@ -94,6 +113,7 @@ class Status:
                 )
         elif not self.running and (self.slot is None or self.slot.active_pid is None):
             said.append("nobody reads the slot now; WAL is kept until `wal_tracker run` goes on")
+        said += [self._spool_note(name, spool) for name, spool in self.spools.items()]
         if self.count("dead"):
             said.append(f"{self.count('dead')} dead letters wait for you: wal_tracker dlq list")
         kept, bound = self.count("dead", "replay"), self.letter_bound
@@ -105,6 +125,20 @@ class Status:
         if self.gaps:
             said.append(f"{len(self.gaps)} gaps are on record: changes in them were not delivered")
         return said
+
+    @staticmethod
+    def _spool_note(name: str, spool: SpoolStatus) -> str:
+        since = "" if spool.oldest is None else f", the oldest of {spool.oldest}"
+        held = f"{table.size(spool.bytes)} of events{since}"
+        if spool.max_bytes is None:
+            return (
+                f"destination {name!r} is not configured any more, and its spool holds {held}; they are delivered once "
+                "it is again"
+            )
+        if spool.bytes >= spool.max_bytes:
+            what = "everything waits for it" if spool.at_bound == "hold" else "newer ones are dropped"
+            return f"the spool of destination {name!r} is full ({held}), and {what}"
+        return f"destination {name!r} is down or behind: its spool holds {held}"
 
     def behind(self, lsn: LSN) -> int | None:
         """Bytes of WAL after `lsn`; None where the server does not say how far it is."""
@@ -140,6 +174,11 @@ def read(config: Config, state: StateStore) -> Status:
                 slot = read_status(session, source.slot)
     except SourceError as refused:
         error = str(refused)
+    cursors = state.cursors()
+    # The two sections are name spaces of their own; positions are not.
+    entries = {entry.name: entry.delivery for entry in config.destinations}
+    entries.update({RAW + entry.name: entry.delivery for entry in config.raw_destinations})
+    entries = entries or {"stdout": config.delivery}
     return Status(
         mode=source.mode,
         slot_name=source.slot,
@@ -147,10 +186,28 @@ def read(config: Config, state: StateStore) -> Status:
         outbox=outbox,
         server_error=error,
         running=state.is_held(),
-        positions={name: cursor.lsn for name, cursor in state.cursors().items()},
+        positions={name: cursor.lsn for name, cursor in cursors.items()},
+        configured=entries.keys(),
+        spools={
+            name: _spool_status(config, name, cursor.spool, entries.get(name))
+            for name, cursor in cursors.items()
+            if cursor.spool is not None and cursor.spool.begin < cursor.spool.end
+        },
         letters=state.letter_counts(),
         letter_bound=config.dead_letters,
         gaps=list(state.gaps()),
+    )
+
+
+def _spool_status(config: Config, name: str, stands: Spooled, delivery: DeliveryConfig | None) -> SpoolStatus:
+    directory = spools_of(config)
+    spool = None if directory is None else Spool(directory, name, max_bytes=0)
+    oldest = None if spool is None else next(spool.kept(stands), None)
+    return SpoolStatus(
+        bytes=0 if spool is None else spool.size(stands),
+        oldest=None if oldest is None else oldest.timestamp,
+        max_bytes=None if delivery is None else delivery.max_spool_bytes,
+        at_bound=None if delivery is None else delivery.at_spool_bound,
     )
 
 
@@ -171,7 +228,13 @@ def document(status: Status) -> dict[str, Any]:
         "slot": slot,
         "outbox": _outbox_document(status.outbox),
         "destinations": [
-            {"name": name, "lsn": str(lsn), "behind_bytes": status.behind(lsn)}
+            {
+                "name": name,
+                "configured": name in status.configured,
+                "lsn": str(lsn),
+                "behind_bytes": status.behind(lsn),
+                "spool": asdict(status.spools[name]) if name in status.spools else None,
+            }
             for name, lsn in status.positions.items()
         ],
         "dead_letters": {
@@ -229,8 +292,11 @@ def show(status: Status) -> None:
     if status.positions:
         click.echo()
         table.echo(
-            ("DESTINATION", "DURABLE UP TO", "BEHIND"),
-            [(name, str(lsn), table.size(status.behind(lsn))) for name, lsn in status.positions.items()],
+            ("DESTINATION", "DURABLE UP TO", "BEHIND", "SPOOLED", "OLDEST SPOOLED"),
+            [
+                (name, str(lsn), table.size(status.behind(lsn)), *_spooled(status.spools.get(name)))
+                for name, lsn in status.positions.items()
+            ],
         )
     if status.letters:
         click.echo()
@@ -247,6 +313,10 @@ def show(status: Status) -> None:
             ("GAP FROM", "TO", "EVENTS", "REASON", "DETAIL"),
             [(gap.from_lsn, gap.to_lsn, gap.events, gap.reason, gap.detail) for gap in status.gaps],
         )
+
+
+def _spooled(spool: SpoolStatus | None) -> tuple[str | None, str | None]:
+    return (None, None) if spool is None else (table.size(spool.bytes), spool.oldest)
 
 
 def _show_outbox(outbox: OutboxStatus) -> None:

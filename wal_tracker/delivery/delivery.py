@@ -27,7 +27,7 @@ from wal_tracker.delivery.backoff import Backoff
 from wal_tracker.delivery.queue import Batch, Queue, writable
 from wal_tracker.delivery.sender import Aborted, Pace, Records, Sender
 from wal_tracker.delivery.spool import BEGINNING, Spool, SpoolDamaged
-from wal_tracker.destinations.base import Destination, Limits, Mark, Rejected
+from wal_tracker.destinations.base import Destination, Mark, Rejected
 from wal_tracker.errors import StateError
 from wal_tracker.failpoints import hit
 from wal_tracker.lsn import LSN
@@ -70,7 +70,7 @@ class DeliverySettings:
 
 
 class _Boundary(NamedTuple):
-    """The end of a transaction, in the spool."""
+    """The end of a transaction, in the spool: everything before it is there, or durable at the destination."""
 
     lsn: LSN
     place: Place
@@ -111,7 +111,7 @@ class Delivery:
         self._settings = settings
         self._records = records
         self._spool = spool
-        self._take_limits(destination.limits)
+        self._take_limits(destination)
         pace = Pace(settings.max_events_per_s)
         self._senders = [
             Sender(
@@ -135,8 +135,14 @@ class Delivery:
         self._in_flight = 0
         self._spooling = False
         self._front: deque[tuple[Deliverable, Place]] = deque()
-        self._loaded = self._read = BEGINNING
-        self._written = self._durable = _Boundary(LSN(0), BEGINNING, 0)
+        # Of the spool: up to where it was read, up to where that is delivered, and what can be read.
+        self._loaded = self._read = self._synced = BEGINNING
+        # The last one written, and the last one synced; None: only of a transaction that goes on there is anything.
+        self._written: _Boundary | None = None
+        self._durable: _Boundary | None = None
+        self._stored: Spooled | None = None
+        self._mark: Mark | None = None
+        self._last_read: Deliverable | None = None
         self._shedding_since: str | None = None
         self._no_disk = False
         self.failure: BaseException | None = None
@@ -185,7 +191,10 @@ class Delivery:
         if spooled is not None:
             self._spooling = True
             self._loaded = self._read = spooled.begin
+            self._synced = spooled.end
             self._written = self._durable = _Boundary(position, spooled.end, 0)
+        self._stored = spooled
+        self._mark = self._senders[0].mark
         self._position = Cursor(position, self._mark, spooled)
         # A daemon: a destination that hangs must not keep the process after its deadline.
         self._thread = threading.Thread(target=self._run, name=f"delivery-{self.name}", daemon=True)
@@ -213,7 +222,7 @@ class Delivery:
             self.offered += len(events)
             if not self._spooling:
                 self._changed.notify()
-            elif self._queue.wire_bytes >= _WRITE_BYTES:
+            elif self._queue.wire_bytes >= min(_WRITE_BYTES, self._settings.max_queue_bytes):
                 self._write()
 
     def reached(self, lsn: LSN) -> None:
@@ -290,7 +299,7 @@ class Delivery:
                 one that fails everything.
 
         Raises:
-            StateError: A gap could not be recorded.
+            StateError: A gap could not be recorded, or what is written to the spool does not become durable.
         """
         spool = self._spool
         if spool is None:
@@ -301,16 +310,13 @@ class Delivery:
             elif not self._should_spool(pressed) or not self._begin_spooling():
                 return
             written = self._written
-        try:
-            spool.sync()
-        except OSError as error:
-            self._warn_of_disk(error)
-            return
+        synced = spool.sync()
         with self._changed:
             if self._spooling:
-                self._durable = written
+                self._durable, self._synced = written, synced
                 self._moved_in_spool()
                 self._changed.notify()
+        self._give_back()
 
     def saved(self, cursor: Cursor) -> None:
         """
@@ -319,12 +325,8 @@ class Delivery:
         Args:
             cursor: From `position`, stored by now.
         """
-        if self._spool is None or not self._spool.bytes:
-            return
-        if cursor.spool is not None:
-            self._spool.release(cursor.spool.begin)
-        elif not self._spooling:
-            self._spool.clear()
+        self._stored = cursor.spool
+        self._give_back()
 
     def replace(self, destination: Destination, *siblings: Destination) -> None:
         """
@@ -356,6 +358,9 @@ class Delivery:
             self._leaving.set()
             if self._spooling:
                 self._abort_senders()
+                if self.is_failing:
+                    # What hangs is not going to be an answer.
+                    deadline_s = min(deadline_s, ABORT_GRACE_S)
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(deadline_s)
@@ -396,12 +401,12 @@ class Delivery:
             return False
         # What may be on its way stays here too, so that its outcome is counted off where it stands.
         self._front = deque(zip(waiting[: self._in_flight], places[1:], strict=False))
-        self._read = places[0]
+        self._read = self._synced = places[0]
         self._loaded = self._front[-1][1] if self._front else self._read
-        self._spooling = True
-        self._durable = _Boundary(self._queue.position, places[0], self.settled)
-        behind = self._queue.drain()
-        self._written = _Boundary(self._queue.position, places[len(waiting) - behind], self.offered - behind)
+        self._spooling, self._no_disk = True, False
+        # Not the boundary memory stands at: of the transaction after it a part may have been delivered.
+        self._written = self._durable = None
+        self._drain(places)
         logger.warning(
             "a destination is behind; its events go to its spool on disk until it has caught up",
             extra={"destination": self.name, "events": len(waiting)},
@@ -425,9 +430,13 @@ class Delivery:
             self._warn_of_disk(error)
             return
         self._no_disk, self._shedding_since = False, None
+        self._drain(places)
+
+    def _drain(self, places: Sequence[Place]) -> None:
+        """What was in memory is on disk at these places, or, where they are all the same, dropped."""
         behind = self._queue.drain()
-        if behind < len(waiting):
-            self._written = _Boundary(self._queue.position, places[len(waiting) - behind], self.offered - behind)
+        if behind < len(places) - 1:
+            self._written = _Boundary(self._queue.position, places[len(places) - 1 - behind], self.offered - behind)
 
     def _shed(self) -> None:
         """Drop what has come; that it was dropped is on record before any position passes it."""
@@ -440,9 +449,26 @@ class Delivery:
         # The same words for as long as it lasts: it is one gap, that grows.
         detail = f"{self.name}: events were dropped from {self._shedding_since} on, its spool being full"
         self._records.record_gap(Gap(first, last, "shed", detail, events=len(waiting)))
-        behind = self._queue.drain()
-        if behind < len(waiting):
-            self._written = _Boundary(self._queue.position, self._spool.end, self.offered - behind)
+        self._drain([self._spool.end] * (len(waiting) + 1))
+
+    def _give_back(self) -> None:
+        """Delete what of the spool neither a process that comes after this one will read nor the thread."""
+        spool = self._spool
+        if spool is None or not spool.bytes:
+            return
+        with self._changed:
+            needed = [
+                spooled.begin
+                for spooled in (self._stored, self._position.spool)
+                if spooled is not None and spooled.begin < spooled.end
+            ]
+            # What is behind the position comes again from the server, and is here for the thread alone.
+            first = min(needed, default=self._read)
+            is_over = not needed and not self._spooling and self._stored is None
+        if is_over:
+            spool.clear()
+        else:
+            spool.release(first)
 
     def _warn_of_disk(self, error: OSError) -> None:
         """The spool cannot be written now: its events wait in memory, and then on the server."""
@@ -467,10 +493,6 @@ class Delivery:
 
     # The thread ----------------------------------------------------------------------------------
 
-    @property
-    def _mark(self) -> Mark | None:
-        return self._senders[0].mark
-
     def _new_queue(self, position: LSN) -> Queue:
         width = len(self._senders)
         return Queue(
@@ -494,8 +516,8 @@ class Delivery:
             logger.error("a destination has failed", extra={"destination": self.name, "error": type(error).__name__})
             self.failure = error
 
-    def _take_limits(self, limits: Limits) -> None:
-        settings = self._settings
+    def _take_limits(self, destination: Destination) -> None:
+        settings, limits, self._limited_by = self._settings, destination.limits, destination
         self._linger_s = limits.linger_s if settings.linger_s is None else settings.linger_s
         self._max_events = min(limits.max_batch_events, settings.max_batch_events or limits.max_batch_events)
         self._max_bytes = min(limits.max_batch_bytes, settings.max_batch_bytes or limits.max_batch_bytes)
@@ -506,7 +528,8 @@ class Delivery:
             sender.take_replacement()
         with self._changed:
             width = len(self._senders)
-            self._take_limits(self._senders[0].destination.limits)
+            self._take_limits(self._senders[0].destination)
+            self._mark = self._senders[0].mark
             self._queue.limit(max_events=self._max_events * width, max_bytes=self._max_bytes * width)
 
     def _next(self) -> Batch | None:
@@ -514,7 +537,7 @@ class Delivery:
         while True:
             with self._changed:
                 is_ready = self._wait_for_events()
-                limit = self._durable.place if self._spooling else None
+                limit = self._limit if self._spooling else None
                 chunks = self._queue.front()
                 if limit is None:
                     self._in_flight = min(self._queue.events, self._max_events * len(self._senders))
@@ -530,12 +553,14 @@ class Delivery:
         while True:
             if self._aborted.is_set():
                 raise Aborted
-            if any(sender.has_replacement for sender in self._senders):
+            # A sender may have gone over to another one already, in the middle of a batch.
+            is_limited_anew = self._senders[0].destination is not self._limited_by
+            if is_limited_anew or any(sender.has_replacement for sender in self._senders):
                 return False
             if self._spooling:
                 if self._leaving.is_set():
                     return None
-                if self._front or self._loaded < self._durable.place:
+                if self._front or self._loaded < self._limit:
                     return True
                 if not self._end_spooling():
                     self._changed.wait()
@@ -554,6 +579,17 @@ class Delivery:
             else:
                 self._changed.wait()
 
+    @property
+    def _limit(self) -> Place:
+        """
+        Up to where the spool may be read now; with the lock held.
+
+        To the last boundary first, so that there is a moment when exactly that is delivered; then, where a transaction
+        goes on and on, what there is of it.
+        """
+        durable = self._durable
+        return durable.place if durable is not None and self._loaded < durable.place else self._synced
+
     def _from_spool(self, limit: Place) -> Batch:
         """The next events on disk; none where what is next cannot be read, which is on record then."""
         assert self._spool is not None
@@ -564,13 +600,12 @@ class Delivery:
                     self._spool.read(self._loaded, limit, self._max_events * width, self._max_bytes * width)
                 )
             except SpoolDamaged as damage:
-                logger.error("gap: a spool is damaged", extra={"destination": self.name, "where": damage.where})
-                detail = f"{self.name}: {damage.where}; what was in it was not delivered"
-                self._records.record_gap(Gap(LSN(0), None, "spool_damaged", detail))
-                with self._changed:
-                    self._loaded = self._read = damage.resume
+                self._pass_over(damage)
                 return Batch(())
-            self._loaded = self._front[-1][1]
+            if not self._front:
+                self._loaded = limit
+                return Batch(())
+            self._last_read, self._loaded = self._front[-1]
         events = [event for event, _ in self._front]
         count, reason = writable(events)
         if count == 0:
@@ -579,14 +614,35 @@ class Delivery:
             return Batch(lanes.batches(events[:count], self._max_events, self._max_bytes)[0])
         return Batch(events[:count])
 
+    def _pass_over(self, damage: SpoolDamaged) -> None:
+        """What cannot be read is not delivered: on record before anything behind it is sent."""
+        logger.error("gap: a spool is damaged", extra={"destination": self.name, "where": damage.where})
+        last, durable = self._last_read, self._durable
+        self._records.record_gap(
+            Gap(
+                LSN(0) if last is None else LSN.parse(last.source["commit_lsn"]),
+                None if durable is None or durable.place < damage.resume else durable.lsn,
+                "spool_damaged",
+                f"{self.name}: {damage.where}; what was in it was not delivered",
+            )
+        )
+        with self._changed:
+            if durable is not None and self._read < durable.place < damage.resume:
+                # The boundary is passed unseen: everything before it is delivered, or on record.
+                self._read = durable.place
+                self._moved_in_spool()
+            self._loaded = self._read = damage.resume
+            self._moved_in_spool()
+
     def _end_spooling(self) -> bool:
-        """Everything on disk is delivered: wait in memory again, if nothing has come meanwhile; with the lock held."""
+        """Everything on disk is delivered, and what has come meanwhile can wait in memory; with the lock held."""
         assert self._spool is not None
-        is_over = self._loaded >= self._spool.end == self._written.place or self._loaded > self._spool.end
-        if not is_over or self._queue.events or self._durable != self._written:
+        if self._loaded < self._spool.end:
             return False
         self._spooling = False
-        self._moved()
+        # Of a transaction that goes on a part is delivered; the position moves at its end.
+        if self._written is not None and self._written.place == self._spool.end:
+            self._moved()
         logger.info("a destination has caught up with its spool", extra={"destination": self.name})
         return True
 
@@ -601,6 +657,8 @@ class Delivery:
         hit("after_destination_before_state")
         with self._changed:
             self._in_flight = 0
+            # Not before: a mark that knows of more than the position would have it sent again behind itself.
+            self._mark = self._senders[0].mark
             if self._spooling:
                 for _ in range(batch.taken):
                     self._read = self._front.popleft()[1]
@@ -653,7 +711,7 @@ class Delivery:
 
     def _moved_in_spool(self) -> None:
         """More is durable on disk, or delivered from there; called with the lock held."""
-        if self._read <= self._durable.place:
+        if self._durable is not None and self._read <= self._durable.place:
             spooled = Spooled(self._read, self._durable.place)
             self._position = Cursor(self._durable.lsn, self._mark, spooled)
             self.settled = self._durable.offered

@@ -7,17 +7,20 @@ whole transaction ends is kept in the state store, in one step with the position
 holds beyond that was never confirmed to the server and comes again, so it is cut off when the spool is opened.
 
 A record is a length, a CRC-32 over what follows, the event's kind and lane, and the event as it was first written:
-the same bytes go to the vendor however long they lay here.
+the same bytes go to the vendor however long they lay here. A segment begins with where the one before it ends, so that
+one that was cut short, or is not there any more, is told from one that is read to its end.
 
 Thread: one thread appends, syncs and releases; another reads, and only below what has been synced.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,9 +32,15 @@ from wal_tracker.failpoints import hit
 from wal_tracker.model import Deliverable, Event, RawChange
 from wal_tracker.state.base import Place, Spooled
 
+logger = logging.getLogger("wal_tracker.delivery")
+
 _MAGIC = b"wal_tracker spool 1\n"
+_BEFORE = struct.Struct("!QQI")
+"""After the magic: where the segment before ends (number and offset), and the CRC-32 of that."""
+_HEADER_BYTES = len(_MAGIC) + _BEFORE.size
 _FRAME = struct.Struct("!II")
 """Length and CRC-32 of the rest of the record."""
+_CRC = struct.Struct("!I")
 _HEAD = struct.Struct("!BqI")
 """Kind, lane (-1: none), and length of what stands before the event's JSON."""
 _EVENT, _RAW, _UNWRITABLE = 0, 1, 2
@@ -39,7 +48,11 @@ _EVENT, _RAW, _UNWRITABLE = 0, 1, 2
 SEGMENT_BYTES = 16 * 1024 * 1024
 """A new segment is begun beyond this: small enough to give disk back soon, large enough for few of them."""
 
-BEGINNING = Place(0, len(_MAGIC))
+# What is read at a time from a spool that is only looked at.
+_PAGE_EVENTS = 1000
+_PAGE_BYTES = 4 * 1024 * 1024
+
+BEGINNING = Place(0, _HEADER_BYTES)
 """Where an empty spool stands."""
 
 
@@ -63,12 +76,14 @@ class Spool:
             segment_bytes: See `SEGMENT_BYTES`.
         """
         self.path = directory / quote(name, safe="")
-        self.max_bytes, self._segment_bytes = max_bytes, segment_bytes
+        # Room comes back a segment at a time: a small spool has small ones.
+        self.max_bytes, self._segment_bytes = max_bytes, min(segment_bytes, max_bytes // 4)
         self._first = 0
         self._unsynced: list[int] = []
         self._new_names = self._begin_anew = False
+        self._is_lost = False
         self._handle: int | None = None
-        self._reading: tuple[int, int] | None = None
+        self._reading: tuple[int, int, Place] | None = None
         self.end = BEGINNING
         """After the last record written."""
         self.bytes = 0
@@ -115,27 +130,27 @@ class Spool:
         Raises:
             OSError: It could not be written; nothing of it counts.
         """
-        if self._handle is None or self._begin_anew or self.end.offset >= self._segment_bytes:
-            self._begin_segment()
-        segment, offset = self.end
-        assert self._handle is not None
+        handle, at = self._end_to_write_at()
+        segment, offset = at
         records = [_record(event) for event in events]
-        places = [self.end]
-        at = offset
+        places = [at]
         for record in records:
-            at += len(record)
-            places.append(Place(segment, at))
-        text = memoryview(b"".join(records))
-        written = 0
+            offset += len(record)
+            places.append(Place(segment, offset))
         try:
-            while written < len(text):
-                written += os.pwrite(self._handle, text[written:], offset + written)
+            _write_all(handle, b"".join(records), at.offset)
         except OSError:
-            # Half a record is in nobody's way: the next append begins where this one did.
-            os.ftruncate(self._handle, offset)
+            if handle == self._handle:
+                # Half a record is in nobody's way: the next append begins where this one did.
+                os.ftruncate(handle, at.offset)
+            else:
+                os.close(handle)
+                self._segment(segment).unlink()
             raise
-        self.end = Place(segment, at)
-        self.bytes += len(text)
+        if handle != self._handle:
+            self._go_on_in(handle, segment)
+        self.end = places[-1]
+        self.bytes += offset - at.offset
         if segment not in self._unsynced:
             self._unsynced.append(segment)
         hit("spool_written")
@@ -149,19 +164,29 @@ class Spool:
             Up to where.
 
         Raises:
-            OSError: It is not, and what was written since the last time may be lost.
+            StateError: It is not. What was written since the last time may be lost, whatever is tried: the kernel does
+                not write again what it could not. So this stays as it is until the process begins anew.
         """
-        if self._new_names:
-            _sync_path(self.path)
-            _sync_path(self.path.parent)
-            self._new_names = False
-        while self._unsynced:
-            number = self._unsynced[0]
-            if number == self.end.segment and self._handle is not None:
-                os.fdatasync(self._handle)
-            else:
-                _sync_path(self._segment(number))
-            del self._unsynced[0]
+        if self._is_lost:
+            raise StateError(f"the spool {self.path} could not be made durable")
+        try:
+            if self._new_names:
+                for path in (self.path, self.path.parent, self.path.parent.parent):
+                    _sync_path(path)
+                self._new_names = False
+            while self._unsynced:
+                number = self._unsynced[0]
+                if number == self.end.segment and self._handle is not None:
+                    os.fdatasync(self._handle)
+                else:
+                    _sync_path(self._segment(number))
+                del self._unsynced[0]
+        except OSError as error:
+            self._is_lost = True
+            raise StateError(
+                f"the spool {self.path} could not be made durable: {error.strerror}; see to its disk. What was not "
+                "durable comes again from the server"
+            ) from error
         hit("spool_synced")
         return self.end
 
@@ -176,7 +201,7 @@ class Spool:
             max_bytes: Of their records; a single one that is larger comes alone.
 
         Returns:
-            Each with the place behind it; at least one where `at` lies before `end`.
+            Each with the place behind it; at least one where there is one between `at` and `end`.
 
         Raises:
             SpoolDamaged: What is next cannot be read; nothing before it is held back: ask again, for less.
@@ -184,13 +209,16 @@ class Spool:
         found: list[tuple[Deliverable, Place]] = []
         size = 0
         if at.segment < self._first:
-            at = Place(self._first, len(_MAGIC))
+            at = Place(self._first, _HEADER_BYTES)
         while at < end and len(found) < max_events:
-            handle, length = self._open_for_reading(at.segment, end)
-            if at.offset >= length and at.segment < end.segment:
-                at = Place(at.segment + 1, len(_MAGIC))
-                continue
             try:
+                handle, length, _ = self._open_for_reading(at.segment, end)
+                if at.offset >= length and at.segment < end.segment:
+                    _, _, ends_at = self._open_for_reading(at.segment + 1, end)
+                    if ends_at > at:
+                        raise self._damaged(at, "it ends too early")
+                    at = Place(at.segment + 1, _HEADER_BYTES)
+                    continue
                 event, behind = self._read_record(handle, at, length)
             except SpoolDamaged:
                 if found:
@@ -202,6 +230,43 @@ class Spool:
             found.append((event, behind))
             at = behind
         return found
+
+    def kept(self, stands: Spooled) -> Iterator[Deliverable]:
+        """
+        All that is to be delivered from here, read and left as it is; of a spool that is not open.
+
+        What cannot be read is passed over, with a line in the log: that it is a gap is for whom it belongs to.
+
+        Args:
+            stands: From the state store.
+        """
+        at = stands.begin
+        try:
+            while at < stands.end:
+                try:
+                    found = self.read(at, stands.end, _PAGE_EVENTS, _PAGE_BYTES)
+                except SpoolDamaged as damage:
+                    logger.warning("a spool is damaged; passing over it", extra={"where": damage.where})
+                    at = damage.resume
+                    continue
+                yield from (event for event, _ in found)
+                at = found[-1][1] if found else stands.end
+        finally:
+            self.close()
+
+    def size(self, stands: Spooled) -> int:
+        """
+        What the segments that are still needed take on disk; of a spool that is not open, and may be another process's.
+
+        Args:
+            stands: From the state store.
+        """
+        sizes = 0
+        for number in self._numbers():
+            if stands.begin.segment <= number <= stands.end.segment:
+                with suppress(FileNotFoundError):
+                    sizes += self._segment(number).stat().st_size
+        return sizes
 
     def release(self, before: Place) -> None:
         """
@@ -228,6 +293,9 @@ class Spool:
             StateError: A segment cannot be deleted.
         """
         self.open(None)
+        # It stays where somebody else has put something into it.
+        with suppress(OSError):
+            self.path.rmdir()
 
     def close(self) -> None:
         """Let go of the files; calling it twice is harmless."""
@@ -243,46 +311,55 @@ class Spool:
     def _segment(self, number: int) -> Path:
         return self.path / f"{number:012d}.spool"
 
-    def _begin_segment(self) -> None:
-        """Open the last segment again, or begin one."""
+    def _end_to_write_at(self) -> tuple[int, Place]:
+        """The last segment, open for writing, and its end; a new one where it is full or not to be gone on with."""
+        is_new = self._begin_anew or self.end.offset >= self._segment_bytes
+        if self._handle is not None and not is_new:
+            return self._handle, self.end
         last = self._segment(self.end.segment)
-        is_whole = last.exists() and last.stat().st_size == self.end.offset < self._segment_bytes
-        if self._handle is None and is_whole and not self._begin_anew:
+        if not is_new and last.exists() and last.stat().st_size == self.end.offset:
             self._handle = os.open(last, os.O_RDWR)
-            return
+            return self._handle, self.end
         # Only its owner may read it: it holds what the events hold.
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        number = self.end.segment + 1
-        handle = os.open(self._segment(number), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        path = self._segment(self.end.segment + 1)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        before = _BEFORE.pack(*self.end, 0)[: -_CRC.size]
         try:
-            os.pwrite(handle, _MAGIC, 0)
+            _write_all(handle, _MAGIC + before + _CRC.pack(zlib.crc32(before)), 0)
         except OSError:
             os.close(handle)
-            self._segment(number).unlink()
+            path.unlink()
             raise
+        return handle, Place(self.end.segment + 1, _HEADER_BYTES)
+
+    def _go_on_in(self, handle: int, number: int) -> None:
+        """A new segment has its first records: it is the last one now."""
         if self._handle is not None:
             os.close(self._handle)
         if not self.bytes:
             self._first = number
         self._handle, self._new_names, self._begin_anew = handle, True, False
-        self.end = Place(number, len(_MAGIC))
-        self.bytes += len(_MAGIC)
-        self._unsynced.append(number)
+        self.bytes += _HEADER_BYTES
 
-    def _open_for_reading(self, number: int, end: Place) -> tuple[int, int]:
-        """A handle of a segment, and up to where it may be read."""
+    def _open_for_reading(self, number: int, end: Place) -> tuple[int, int, Place]:
+        """A handle of a segment, up to where it may be read, and where the segment before it ends."""
         if self._reading is None or self._reading[0] != number:
             if self._reading is not None:
                 os.close(self._reading[1])
                 self._reading = None
             try:
-                self._reading = (number, os.open(self._segment(number), os.O_RDONLY))
+                handle = os.open(self._segment(number), os.O_RDONLY)
             except OSError as error:
                 raise self._damaged(Place(number, 0), error.strerror or "it cannot be opened") from error
-            if os.pread(self._reading[1], len(_MAGIC), 0) != _MAGIC:
-                raise self._damaged(Place(number, 0), "it is no spool")
-        handle = self._reading[1]
-        return handle, end.offset if number == end.segment else os.fstat(handle).st_size
+            header = os.pread(handle, _HEADER_BYTES, 0)
+            before = header[len(_MAGIC) :]
+            if not header.startswith(_MAGIC) or _CRC.pack(zlib.crc32(before[: -_CRC.size])) != before[-_CRC.size :]:
+                os.close(handle)
+                raise self._damaged(Place(number, 0), "it does not begin as a spool does")
+            self._reading = (number, handle, Place(*_BEFORE.unpack(before)[:2]))
+        _, handle, ends_at = self._reading
+        return handle, end.offset if number == end.segment else os.fstat(handle).st_size, ends_at
 
     def _read_record(self, handle: int, at: Place, length: int) -> tuple[Deliverable, Place]:
         frame = os.pread(handle, _FRAME.size, at.offset)
@@ -293,18 +370,45 @@ class Spool:
         if size < _HEAD.size or behind.offset > length:
             raise self._damaged(at, "a record reaches beyond its end")
         body = os.pread(handle, size, at.offset + _FRAME.size)
-        if len(body) < size or zlib.crc32(body) != checksum:
-            raise self._damaged(at, "a record does not fit its checksum")
+        if len(body) < size:
+            raise self._damaged(at, "it ends too early")
+        if zlib.crc32(body) != checksum:
+            what = "a record does not fit its checksum"
+            # Where a sound one follows it was the body that was hit, and not the length.
+            if behind.offset == length or _is_sound(handle, behind.offset, length):
+                raise SpoolDamaged(f"{self._segment(at.segment)} at byte {at.offset}: {what}", behind)
+            raise self._damaged(at, what)
         return _event(body), behind
 
     def _damaged(self, at: Place, what: str) -> SpoolDamaged:
         # Where the next record of this segment begins is not known any more; what is still to be appended goes beyond.
         self._begin_anew = True
-        resume = Place(at.segment + 1, len(_MAGIC))
+        resume = Place(at.segment + 1, _HEADER_BYTES)
         return SpoolDamaged(f"{self._segment(at.segment)} at byte {at.offset}: {what}", resume)
 
     def _state_error(self, done: str, error: OSError) -> StateError:
         return StateError(f"the spool {self.path} cannot be {done}: {error.strerror}; it must be ours to write")
+
+
+def _write_all(handle: int, data: bytes, offset: int) -> None:
+    """
+    Raises:
+        OSError: Not all of it could be written.
+    """
+    text = memoryview(data)
+    while text:
+        count = os.pwrite(handle, text, offset)
+        text, offset = text[count:], offset + count
+
+
+def _is_sound(handle: int, offset: int, length: int) -> bool:
+    """Whether a whole record stands here."""
+    frame = os.pread(handle, _FRAME.size, offset)
+    if len(frame) < _FRAME.size:
+        return False
+    size, checksum = map(int, _FRAME.unpack(frame))
+    begin = offset + _FRAME.size
+    return begin + size <= length and zlib.crc32(os.pread(handle, size, begin)) == checksum
 
 
 def _record(event: Deliverable) -> bytes:

@@ -141,7 +141,7 @@ def read_config(config: type, options: Mapping[str, Any], path: str, *, defaults
     for field in fields.values():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in values:
-            camel = _camel(field.name)
+            camel = camel_case(field.name)
             other = f" (or {camel})" if camel != field.name else ""
             raise ConfigError(f"needs {field.name}{other}", path=path)
     try:
@@ -191,7 +191,8 @@ def _snake(key: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1].lower(), key)
 
 
-def _camel(name: str) -> str:
+def camel_case(name: str) -> str:
+    """The other spelling of an option: ``apiKey`` for ``api_key``."""
     return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
 
 
