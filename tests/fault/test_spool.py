@@ -18,7 +18,7 @@ import pytest
 
 from tests.support import items
 from tests.support.job import Job
-from tests.support.moody import DELIVERY, MoodyReceiver, Mood, cursors, gaps, segments, spooled_ids
+from tests.support.moody import DELIVERY, Mood, MoodyReceiver, cursors, gaps, segments, spooled_ids
 from tests.support.postgres import Database, wait_until
 from tests.support.proxy import ChaosProxy
 from wal_tracker.lsn import LSN
@@ -286,7 +286,7 @@ def _wait_for_shed(job: Job, receiver: MoodyReceiver) -> None:
 
 
 def test_a_full_disk_holds_the_reader_up_and_no_more(database: Database, receiver: MoodyReceiver) -> None:
-    """It breaks off in the middle of a record. That is told once, and when there is room it goes on: nothing is lost."""
+    """It breaks off in the middle of a record. That is told once; when there is room it goes on, and nothing is lost."""
     database.sql(items.SCHEMA)
     receiver.mood = "500"
     healthy = MoodyReceiver()
