@@ -5,6 +5,7 @@
 # make docs    the pages of docs/destinations, made of what the destinations say of themselves
 # make bench   how fast it is, beside what the server itself can do
 # make bench-writes    what tracking costs whoever writes to the database
+# make bench-delivery  what each destination costs, and a dead one the others
 # make oldest  the floor, with the oldest versions of everything setup.cfg admits
 #
 # Each makes the virtual environment and installs what it needs, once. Needed: Python 3.10 or newer with its venv module.
@@ -15,7 +16,7 @@ VENV ?= .venv
 ARGS ?=
 
 .DELETE_ON_ERROR:
-.PHONY: demo test floor lint docs bench bench-writes oldest clean
+.PHONY: demo test floor lint docs bench bench-writes bench-delivery oldest clean
 
 demo: $(VENV)/demo.installed
 	@$(VENV)/bin/wal_tracker demo $(ARGS)
@@ -44,6 +45,9 @@ bench: $(VENV)/test.installed
 
 bench-writes: $(VENV)/test.installed
 	@$(VENV)/bin/python -m benchmarks.bench_writes $(ARGS)
+
+bench-delivery: $(VENV)/test.installed
+	@$(VENV)/bin/python -m benchmarks.bench_delivery $(ARGS)
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -1,5 +1,5 @@
 """
-``python -m benchmarks.bench_delivery`` (``make bench-delivery``): what delivery costs, for each destination and beside a dead one.
+``python -m benchmarks.bench_delivery`` (``make bench-delivery``): what delivery costs, and what a dead one does.
 
 Each destination first sends one batch to the faithful fake of its vendor (`tests/support`), with the options it is then
 measured with; every event of it must have been kept. What the fake answered is what a cheap receiver in another process

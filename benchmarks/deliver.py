@@ -48,7 +48,7 @@ class Nothing:
     def open(self, mark: Mark | None) -> None:
         """Nothing."""
 
-    def deliver(self, batch: Sequence[Deliverable]) -> Receipt:
+    def deliver(self, batch: Sequence[Deliverable]) -> Receipt:  # noqa: ARG002 - nothing is done with it
         """Nothing."""
         return Receipt()
 
@@ -117,7 +117,7 @@ def in_memory(spec: dict[str, Any]) -> dict[str, Any]:
     return {"wall_s": wall_s, "cpu_s": cpu_s, "retries": delivery.retries}
 
 
-class Mark_:
+class Moment:
     """One moment of a run."""
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ def job(path: str, spec: dict[str, Any]) -> dict[str, Any]:
     Measured from when each has `warm_up`: by then a dead destination beside them has gone to its spool.
     """
     config = load(Path(path), os.environ)
-    moments: list[Mark_] = []
+    moments: list[Moment] = []
     with assemble.Run(config, apply_first=False) as run:
         channels = {channel.config.name: channel.delivery for channel in run.pipeline._channels}
         live = [channels[name] for name in spec["live"]]
@@ -143,7 +143,7 @@ def job(path: str, spec: dict[str, Any]) -> dict[str, Any]:
                     if any(delivery.failure for delivery in channels.values()):
                         break
                     time.sleep(0.01)
-                moments.append(Mark_())
+                moments.append(Moment())
             run.pipeline.stop()
 
         watcher = threading.Thread(target=watch, daemon=True)

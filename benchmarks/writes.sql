@@ -92,9 +92,9 @@ create table bench.log (
     before jsonb,
     after jsonb,
     more jsonb,
-    check (kind <> 'insert' or (before is null and after is not null)),
-    check (kind <> 'update' or (before is not null and after is not null)),
-    check (kind <> 'delete' or (before is not null and after is null))
+    check ((kind = 'update' and before is not null and after is not null) or kind <> 'update'),
+    check ((kind = 'insert' and before is null and after is not null) or kind <> 'insert'),
+    check ((kind = 'delete' and before is not null and after is null) or kind <> 'delete')
 );
 create index on bench.log (due_at);
 

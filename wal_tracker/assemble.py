@@ -190,7 +190,7 @@ class Sinks:
             ConfigError: Options are wrong.
             PluginError: A destination is unknown or lacks its library.
         """
-        given = given or {}
+        self._given = given = given or {}
         self._spools = spools_of(config)
         self.events: list[tuple[DestinationConfig, Sink]] = [
             (entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations
@@ -339,12 +339,15 @@ class Sinks:
         return any(
             width(entry, destination) > 1
             for entry, destination in (*self.events, *self.raw)
-            if not isinstance(destination, HandOver)
+            if not isinstance(destination, HandOver) and entry.name not in self._given
         )
 
     def objects(self, entry: DestinationConfig, destination: Destination) -> list[Destination]:
         """The destination, and as many more objects of it as requests may be on their way at once."""
         raw = entry.name.startswith(RAW)
+        if entry.name in self._given:
+            # Nobody can say how another one is made.
+            return [destination]
         return [destination, *(build_destination(entry, raw=raw) for _ in range(1, width(entry, destination)))]
 
     @property

@@ -2,7 +2,7 @@
 wal_tracker inside another program: `changes` and `events` to iterate over, and `Pipeline` to run.
 
 All three are the pipeline `wal_tracker run` is: the same slot or outbox, positions, reconnects and ids. A stream's
-position lies in the state store under its name, so a slot and a state store belong to one stream, or to one `run`.
+position lies in the state store under its name; a slot and a state store belong to one stream, or to one `run`.
 """
 
 from __future__ import annotations

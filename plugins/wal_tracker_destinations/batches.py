@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -290,14 +291,22 @@ def epoch_ns(event: Deliverable) -> int:
     Raises:
         Unfit: As `epoch_ms`.
     """
-    match = _RFC3339.fullmatch(event.timestamp)
-    if match:
-        try:
-            seconds = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[4] or '+00:00'}").timestamp()
-        except ValueError:
-            match = None
-    if not match:
+    moment = _ns_of(event.timestamp)
+    if moment is None:
         raise Unfit("its timestamp is not RFC 3339 (2026-01-02T03:04:05Z); mend the rule's `timestamp`")
+    return moment
+
+
+# Events of a transaction share its time, and come to several destinations.
+@lru_cache(maxsize=4096)
+def _ns_of(timestamp: str) -> int | None:
+    match = _RFC3339.fullmatch(timestamp)
+    if not match:
+        return None
+    try:
+        seconds = datetime.fromisoformat(f"{match[1]}T{match[2]}{match[4] or '+00:00'}").timestamp()
+    except ValueError:
+        return None
     return int(seconds) * 1_000_000_000 + int(((match[3] or "") + "0" * 9)[:9])
 
 

@@ -126,9 +126,11 @@ class GoogleOptions(HttpOptions):
     """Options of whoever speaks to one of Google's APIs."""
 
     credentials_json: Secret | None = None
+    """A service account's key: the JSON itself, or the path of its file."""
+    default_credentials: bool = False
     """
-    A service account's key: the JSON itself, or the path of its file. None: the file that
-    ``GOOGLE_APPLICATION_CREDENTIALS`` names, else the service account of the machine (GCE, GKE, Cloud Run).
+    In its place the file that ``GOOGLE_APPLICATION_CREDENTIALS`` names, else the service account of the machine (GCE,
+    GKE, Cloud Run).
     """
     access_token: Secret | None = None
     """In its place a token that somebody else fetched; nobody refreshes it."""
@@ -137,8 +139,12 @@ class GoogleOptions(HttpOptions):
 
     def __post_init__(self) -> None:
         HttpOptions.__post_init__(self)
-        if self.credentials_json is not None and self.access_token is not None:
-            raise ValueError("either credentials_json or access_token")
+        ways = (self.credentials_json is not None, self.access_token is not None, self.default_credentials)
+        if sum(ways) != 1:
+            raise ValueError(
+                "needs one of credentials_json (credentialsJson), access_token, and default_credentials: true for the "
+                "key GOOGLE_APPLICATION_CREDENTIALS names or the machine's own account"
+            )
         for name in ("credentials_json", "access_token"):
             given = getattr(self, name)
             if given is not None and not given.reveal().strip():

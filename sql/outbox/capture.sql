@@ -16,23 +16,28 @@ declare
     signal bigint;
 begin
     signal := pg_sequence_last_value('wal_tracker.signal'::regclass);
-    if signal & 1 = 1 then
-        insert into wal_tracker.outbox_1 values (
-            pg_current_wal_insert_lsn(), pg_current_xact_id(), statement_timestamp(), {relation}, tg_op, session_user,
-            current_setting('wal_tracker.context', true), {old}, {new}
-        );
-    else
-        insert into wal_tracker.outbox_0 values (
-            pg_current_wal_insert_lsn(), pg_current_xact_id(), statement_timestamp(), {relation}, tg_op, session_user,
-            current_setting('wal_tracker.context', true), {old}, {new}
-        );
-    end if;
-    if signal > 1 and current_setting('max_prepared_transactions') = '0' then
-        perform setval('wal_tracker.signal', pg_sequence_last_value('wal_tracker.signal') & 1);
-        if pg_notification_queue_usage() < 0.5 then
-            perform pg_notify('wal_tracker', '');
+    loop
+        if signal = 0 then
+            insert into wal_tracker.outbox_0 values (
+                pg_current_wal_insert_lsn(), pg_current_xact_id(), statement_timestamp(), {relation}, tg_op, session_user,
+                current_setting('wal_tracker.context', true), {old}, {new}
+            );
+            return null;
+        elsif signal = 1 then
+            insert into wal_tracker.outbox_1 values (
+                pg_current_wal_insert_lsn(), pg_current_xact_id(), statement_timestamp(), {relation}, tg_op, session_user,
+                current_setting('wal_tracker.context', true), {old}, {new}
+            );
+            return null;
         end if;
-    end if;
-    return null;
+        if signal > 1 and current_setting('max_prepared_transactions') = '0' then
+            perform setval('wal_tracker.signal', pg_sequence_last_value('wal_tracker.signal') & 1);
+            if pg_notification_queue_usage() < 0.5 then
+                perform pg_notify('wal_tracker', '');
+            end if;
+        end if;
+        -- After a restore it may have no value.
+        signal := coalesce(signal & 1, 0);
+    end loop;
 {on_failure}end
 $function$

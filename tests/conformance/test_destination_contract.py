@@ -12,17 +12,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.delivered import deliver
 from tests.support.fake_vendor import FakeVendor
 from tests.support.http_server import Reply
-from tests.support.postgres import wait_until
-from tests.support.vendors import FAKES
-from wal_tracker.delivery import Delivery, DeliverySettings
+from tests.support.vendors import FAKES, KINDS
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Destination
 from wal_tracker.errors import DestinationRefusedUs
 from wal_tracker.lsn import LSN
 from wal_tracker.model import IDENTIFY, Deliverable, Group
-from wal_tracker.state.base import DeadLetter
 from wal_tracker.testing import DestinationContract, MemoryDestination, make_event
 
 
@@ -55,6 +53,7 @@ class TestMemory(DestinationContract):
         return list(self.stored)
 
 
+@pytest.mark.of_kind("file")
 class TestFile(DestinationContract):
     """JSON lines in a file."""
 
@@ -69,6 +68,7 @@ class TestFile(DestinationContract):
         return [json.loads(line)["id"] for line in self.path.read_text().splitlines()]
 
 
+@pytest.mark.of_kind("stdout")
 class TestStdout(DestinationContract):
     """JSON lines on standard output."""
 
@@ -83,6 +83,7 @@ class TestStdout(DestinationContract):
         return [json.loads(line)["id"] for line in self.captured.readouterr().out.splitlines()]
 
 
+@pytest.mark.of_kind(*KINDS)
 class TestVendors(DestinationContract):
     """Everything that speaks HTTP."""
 
@@ -100,39 +101,6 @@ class TestVendors(DestinationContract):
 
 
 # Inside a delivery -----------------------------------------------------------------------------------
-
-
-class Letters:
-    def __init__(self) -> None:
-        self.letters: list[DeadLetter] = []
-
-    def add(self, letters: Sequence[DeadLetter]) -> None:
-        self.letters.extend(letters)
-
-
-def deliver(
-    destination: Destination,
-    events: Sequence[Deliverable],
-    *,
-    siblings: Sequence[Destination] = (),
-    max_batch_events: int | None = None,
-) -> tuple[Delivery, list[DeadLetter]]:
-    """Send events through a delivery until nothing is left or it has failed."""
-    letters = Letters()
-    settings = DeliverySettings(
-        retry_base_s=0.01, retry_cap_s=0.02, linger_s=0.0, max_batch_events=max_batch_events
-    )
-    delivery = Delivery("vendor", destination, settings, letters, siblings=siblings)
-    try:
-        delivery.start(LSN(0))
-    except DestinationRefusedUs as error:
-        # Some ask before the first event.
-        delivery.failure = error
-        return delivery, []
-    delivery.offer(list(events), LSN(10_000_000), 100)
-    wait_until(lambda: delivery.idle or delivery.failure is not None)
-    delivery.stop(10)
-    return delivery, letters.letters
 
 
 def ids(events: Sequence[Deliverable]) -> list[str]:

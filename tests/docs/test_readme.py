@@ -43,7 +43,7 @@ def lines(block: str) -> list[str]:
 
 
 TWO_COMMANDS, INSTALLATION, QUICKSTART = blocks("README.md", "sh")
-QUICKSTART_YAML, EXAMPLE_YAML = blocks("README.md", "yaml")
+QUICKSTART_YAML, EXAMPLE_YAML, IDENTIFY_YAML = blocks("README.md", "yaml")
 
 
 def test_every_shell_block_is_tried_somewhere() -> None:
@@ -134,6 +134,16 @@ def test_the_example_rules_fit_their_tables() -> None:
         },
     }
     assert len(config.rules) == 4
+    assert problems.find(config, types, described(tables, types, "public")) == []
+
+
+def test_the_example_of_identify_and_group_fits_its_table() -> None:
+    """It says of whom, and of which company."""
+    config = read(IDENTIFY_YAML.encode(), {})
+    types = TypeCatalog()
+    tables = {"users": {"id": "bigint", "email": "text", "plan": "text", "company_id": "bigint"}}
+    (rule,) = config.rules
+    assert set(rule.identify) == {"email", "plan"} and rule.group is not None
     assert problems.find(config, types, described(tables, types, "public")) == []
 
 

@@ -44,6 +44,7 @@ while True:
 """
 
 
+@pytest.mark.of_kind("file")
 @pytest.mark.parametrize("seed", range(3))
 def test_no_torn_line_and_no_event_twice_after_kill_9(tmp_path: Path, seed: int) -> None:
     """Five lives, each killed at a random moment, over one file; then the numbers run without gap or repetition."""

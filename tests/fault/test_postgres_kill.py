@@ -37,6 +37,7 @@ def _rows(target: Database) -> list[dict[str, Any]]:
     return [dict(zip(("id", "event", "distinct_id", "properties", "source"), row, strict=True)) for row in rows]
 
 
+@pytest.mark.of_kind("postgres")
 @pytest.mark.parametrize(
     ("moment", "passages"),
     [

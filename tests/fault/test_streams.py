@@ -61,6 +61,7 @@ def dead_letters(job: Job) -> list[str]:
     return job.run("dlq", "list", "--json").stdout.splitlines()
 
 
+@pytest.mark.of_kind("redis", "nats")
 def test_killed_between_request_and_acknowledgement_the_stream_has_each_event_once(
     database: Database, broker: Broker
 ) -> None:

@@ -21,7 +21,7 @@ from tests.support.http_server import HttpServer, Reply, Request
 from tests.support.job import Job
 from tests.support.postgres import Database, wait_until
 from tests.support.proxy import ChaosProxy
-from tests.support.vendors import FAKES
+from tests.support.vendors import FAKES, KINDS
 from wal_tracker.lsn import LSN
 from wal_tracker.secret import Secret
 from wal_tracker.state import open_state
@@ -295,6 +295,7 @@ def test_a_dead_letter_can_be_had_back(database: Database, receiver: Receiver) -
         assert len(receiver.stored) == 5
 
 
+@pytest.mark.of_kind(*KINDS)
 @pytest.mark.parametrize("name", FAKES)
 def test_killed_between_request_and_acknowledgement_the_vendor_keeps_each_event_once(
     database: Database, name: str
@@ -369,14 +370,19 @@ def test_a_vendor_that_stays_down_costs_neither_memory_nor_the_server_its_socket
     database: Database, receiver: Receiver
 ) -> None:
     """
-    Longer than stall_timeout_s: the replication connection is closed, and the slot is free; what is held is bounded.
+    Longer than stall_timeout_s, and more than its spool takes: the replication connection is closed, the slot free.
 
-    When the vendor is back the stream goes on where it was: nothing comes twice at the file beside it.
+    What is held is bounded. When the vendor is back the stream goes on where it was: nothing comes twice at the file
+    beside it.
     """
     database.sql(items.SCHEMA)
     with ChaosProxy(receiver.port) as line:
         config = _config(
-            database, receiver=f"http://127.0.0.1:{line.port}/", max_queue_bytes=65536, stall_timeout_s=0.3
+            database,
+            receiver=f"http://127.0.0.1:{line.port}/",
+            max_queue_bytes=65536,
+            max_spool_bytes=65536,
+            stall_timeout_s=0.3,
         )
         config["destinations"]["webhook"]["batch"] = True
         config["destinations"]["file"] = {"path": "events.jsonl"}

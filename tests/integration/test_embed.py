@@ -16,7 +16,7 @@ import yaml
 import wal_tracker
 from tests.support.postgres import Database, wait_until
 from wal_tracker.config.load import load
-from wal_tracker.destinations.base import Receipt, Rejected
+from wal_tracker.destinations.base import Limits, Receipt, Rejected
 from wal_tracker.embed import RowChange, Stream
 from wal_tracker.errors import ConfigError, DestinationUnavailable, StreamFull
 from wal_tracker.model import Event
@@ -287,7 +287,8 @@ def test_a_killed_program_loses_nothing(path: Path, database: Database, tmp_path
 
 def test_a_function_gets_what_the_configured_destinations_get(path: Path, database: Database, tmp_path: Path) -> None:
     """Beside them; its receipt makes dead letters, and what it says is down is sent again."""
-    memory, batches, failures = MemoryDestination(), [], iter([True])
+    limits = Limits(linger_s=0, concurrency=4)
+    memory, batches, failures = MemoryDestination(limits=limits), [], iter([True])
 
     def mine(batch: Sequence[Event]) -> Receipt | None:
         if next(failures, False):

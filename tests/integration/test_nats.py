@@ -74,6 +74,7 @@ def reason(outcome: Outcome) -> str:
     return outcome.reason
 
 
+@pytest.mark.of_kind("nats")
 class TestNats(DestinationContract):
     """One stream of a real server."""
 
@@ -93,7 +94,6 @@ class TestNats(DestinationContract):
         given = {"servers": [self.nats.url], "stream": "EVENTS", "token": self.secrets[0]}
         made = registry.build("nats", "nats", given, "destinations.nats")
         assert isinstance(made, Nats)
-        made.open(None)
         self.built.append(made)
         return made
 
@@ -195,7 +195,7 @@ def test_many_batches_of_many_events_arrive_in_order(server: NatsServer, build: 
 
     assert (delivery.failure, letters) == (None, [])
     assert server.ids() == [event.id for event in events]
-    assert delivery.position()[0] == LSN(10_000_000)
+    assert delivery.position().lsn == LSN(10_000_000)
 
 
 def test_somebody_elses_messages_in_between_cost_neither_order_nor_event(
@@ -549,7 +549,7 @@ def test_credentials_that_are_changed_later_stop_it(nats_server: Servers, build:
 
     assert isinstance(delivery.failure, DestinationRefusedUs)
     assert letters == []
-    assert delivery.position()[0] == LSN(0)
+    assert delivery.position().lsn == LSN(0)
     assert server.ids(token=registry.Secret("new")) == IDS[:2]
 
 

@@ -62,6 +62,7 @@ def ask(server: RedisServer, *command: str | int) -> Any:
         return client.execute_command(*command)
 
 
+@pytest.mark.of_kind("redis")
 class TestRedis(DestinationContract):
     """One stream of a real server."""
 
@@ -79,7 +80,6 @@ class TestRedis(DestinationContract):
         url = f"redis://:{self.secrets[0]}@127.0.0.1:{self.redis.port}"
         made = registry.build("redis", "redis", {"url": url}, "destinations.redis")
         assert isinstance(made, RedisStream)
-        made.open(None)
         self.built.append(made)
         return made
 
@@ -280,7 +280,7 @@ def test_trouble_on_the_line_costs_no_event_and_doubles_none(
     assert (delivery.failure, letters) == (None, [])
     assert delivery.retries >= 3
     assert ids(server) == [event.id for event in events]
-    assert delivery.position()[0] == LSN(10_000_000)
+    assert delivery.position().lsn == LSN(10_000_000)
 
 
 def test_a_server_that_is_down_at_the_start_is_waited_for(
@@ -433,7 +433,7 @@ def test_wrong_credentials_stop_and_dead_letter_nothing(
         delivery, letters = deliver(destination, EVENTS, max_batch_events=2, trouble=[rotate])
     assert isinstance(delivery.failure, DestinationRefusedUs)
     assert letters == []
-    assert delivery.position()[0] == LSN(0)
+    assert delivery.position().lsn == LSN(0)
     assert ids(server, password="rotated") == IDS[:2]
 
 

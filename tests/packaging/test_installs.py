@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.support.environment import Environment, done
 from wal_tracker.draft.document import dockerfile
 
 pytestmark = pytest.mark.slow
@@ -62,37 +61,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built wheel."""
     directory = tmp_path_factory.mktemp("wheel")
-    _done(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(directory), str(source))
+    done(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(directory), str(source))
     (built,) = directory.glob("*.whl")
     return built
-
-
-class Environment:
-    """A fresh virtual environment that borrows the libraries we depend on from the running one."""
-
-    def __init__(self, directory: Path) -> None:
-        venv.create(directory, with_pip=False, symlinks=True)
-        self.bin = directory / "bin"
-        self._away = directory
-        (site,) = directory.glob("lib/python*/site-packages")
-        self._site = site
-
-    def install(self, *what: str) -> None:
-        """Install without dependencies, with the running environment's pip."""
-        _done(sys.executable, "-m", "pip", "--python", str(self.bin / "python"), "install", "--no-deps", *what)
-        # After the installation: what is borrowed must not pass for what was installed.
-        borrowed = [path for path in sys.path if path.endswith("site-packages")]
-        (self._site / "zz_borrowed.pth").write_text("\n".join(borrowed) + "\n")
-
-    def run(self, program: str, *arguments: str) -> str:
-        """Run one of its programs in an empty place."""
-        return _done(str(self.bin / program), *arguments, cwd=self._away)
-
-
-def _done(*command: str, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, f"{' '.join(command[:6])} …\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def test_the_wheel_holds_the_whole_program_and_nothing_else(wheel: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from tests.support.postgres import wait_until
 from wal_tracker.delivery import Delivery, DeliverySettings
 from wal_tracker.destinations.base import Destination
+from wal_tracker.errors import DestinationRefusedUs
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
 from wal_tracker.state.base import DeadLetter
@@ -26,6 +27,7 @@ def deliver(
     destination: Destination,
     events: Sequence[Deliverable],
     *,
+    siblings: Sequence[Destination] = (),
     max_batch_events: int | None = None,
     trouble: Sequence[Callable[[], object]] = (),
     timeout_s: float = 30.0,
@@ -33,17 +35,26 @@ def deliver(
     """
     Send events through a delivery until nothing is left or it has failed, as the end of the transaction at 10 000 000.
 
+    That the destination refuses us when it is opened is the delivery's failure too.
+
     Args:
         destination: Opened and closed by the delivery.
         events: All of them.
+        siblings: More objects of the same destination, for requests abreast.
         max_batch_events: In a batch.
         trouble: Each happens once, spread over the first attempts and batches.
         timeout_s: Longer than it takes.
     """
     letters = Letters()
     settings = DeliverySettings(retry_base_s=0.01, retry_cap_s=0.02, linger_s=0.0, max_batch_events=max_batch_events)
-    delivery = Delivery("vendor", _Troubled(destination, list(trouble)), settings, letters)
-    delivery.start(LSN(0), None)
+    first = _Troubled(destination, list(trouble)) if trouble else destination
+    delivery = Delivery("vendor", first, settings, letters, siblings=siblings)
+    try:
+        delivery.start(LSN(0))
+    except DestinationRefusedUs as error:
+        # Some ask before the first event.
+        delivery.failure = error
+        return delivery, []
     delivery.offer(list(events), LSN(10_000_000), 100)
     wait_until(lambda: delivery.idle or delivery.failure is not None, timeout_s=timeout_s)
     delivery.stop(10)

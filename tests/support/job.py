@@ -26,10 +26,14 @@ class Job:
         """
         self._directory = tempfile.TemporaryDirectory(prefix="wal_tracker_job_")
         self.directory = Path(self._directory.name)
-        self.config = config
         self.process: subprocess.Popen[bytes] | None = None
-        (self.directory / "wal_tracker.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        self.configure(config)
         self.log = self.directory / "log"
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Another configuration, from the next start on."""
+        self.config = config
+        (self.directory / "wal_tracker.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def start(self, *arguments: str, failpoints: str = "", **env: str) -> subprocess.Popen[bytes]:
         """Start ``wal_tracker ARGUMENTS`` (default: ``run``); its stderr goes to `log`."""

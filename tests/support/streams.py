@@ -122,6 +122,18 @@ class RedisServer(StreamServer):
         """Of its first database."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def _listens(self) -> bool:
+        """And has read what it had written: until then it takes connections and nothing else."""
+        if not super()._listens():
+            return False
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as line:
+                line.sendall(b"PING\r\n")
+                return not line.recv(64).startswith(b"-LOADING")
+        except OSError:
+            # One that wants TLS, for example.
+            return True
+
     def _always(self) -> list[str]:
         given = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "yes"]
         return [*given, "--appendfsync", "always", "--dir", str(self.directory)]

@@ -38,3 +38,6 @@ FAKES: dict[str, Callable[[], FakeVendor]] = {
     "sqs": FakeSqs,
     "sns": FakeSns,
 }
+
+KINDS = frozenset(str(getattr(made, "func", made).kind) for made in FAKES.values())
+"""The destinations that speak to them."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
 
+from wal_tracker import Pipeline, changes, events
 from wal_tracker.config.load import load
 from wal_tracker.config.model import Config
 from wal_tracker.destinations.base import BatchRefused, Limits, Mark, Receipt, Rejected, Retry
 from wal_tracker.destinations.http import AddressGuard, HttpClient
+from wal_tracker.embed import RowChange, Stream
 from wal_tracker.errors import DestinationUnavailable
 from wal_tracker.lsn import LSN
-from wal_tracker.model import Deliverable
+from wal_tracker.model import Deliverable, Event
 from wal_tracker.secret import Secret
-from wal_tracker.testing import DestinationContract, make_event
+from wal_tracker.testing import DestinationContract, MemoryDestination, Replayed, make_event, replay
 
 
 class Courier:
@@ -66,3 +69,38 @@ def rules_of(path: Path) -> dict[str, tuple[str, ...]]:
     dsn: Secret = config.source.dsn
     assert repr(dsn) == "Secret(***)"
     return {rule.key: tuple(str(op) for op in rule.ops) for rule in config.rules}
+
+
+def prices(path: Path) -> list[Decimal]:
+    """A program that reads changes and confirms them."""
+    found: list[Decimal] = []
+    stream: Stream[RowChange]
+    with changes(path, until_caught_up=True) as stream:
+        for change in stream:
+            lsn: LSN = change.commit_lsn
+            if change.op == "insert" and change.new is not None and lsn:
+                found.append(change.new["price"])
+            stream.confirm(change)
+    return found
+
+
+def names() -> list[str]:
+    """And one that reads events."""
+    with events(timeout_s=5) as stream:
+        return [event.name for event in stream]
+
+
+def store(batch: Sequence[Event]) -> Receipt | None:
+    """A destination as a function; it may say nothing, or what became of the batch."""
+    return Receipt({0: Rejected("no")}) if batch[0].distinct_id is None else None
+
+
+def count(batch: Sequence[Event]) -> None:
+    """As this one."""
+
+
+with Pipeline("wal_tracker.yaml", destinations={"mine": store, "count": count, "memory": MemoryDestination()}) as job:
+    job.run()
+    total: int = job.stats.events
+
+replayed: Replayed = replay("track: {}", ['{"op": "insert", "table": "users"}'], {"memory": MemoryDestination()})

@@ -676,11 +676,15 @@ class Delivery:
         Returns:
             What of it was sent, and how many events became dead letters.
         """
-        if len(self._senders) == 1 or len(lanes.batches(batch.events, self._max_events, self._max_bytes)) == 1:
+        if len(self._senders) == 1:
+            return batch, self._senders[0].send(batch.events)
+        # No more requests than it takes: few full ones cost less than many small ones.
+        width = min(len(self._senders), len(lanes.batches(batch.events, self._max_events, self._max_bytes)))
+        if width == 1:
             return batch, self._senders[0].send(batch.events)
         ways = [
             lanes.batches(way, self._max_events, self._max_bytes)
-            for way in lanes.abreast(batch.events, len(self._senders), self._max_events)
+            for way in lanes.abreast(batch.events, width, self._max_events)
         ]
         for worker, way in zip(self._workers, ways[1:], strict=False):
             worker.begin(way)

@@ -10,7 +10,7 @@ from drop_folder import DropFolder
 
 from wal_tracker.destinations.base import Destination, Rejected
 from wal_tracker.errors import DestinationError
-from wal_tracker.testing import DestinationContract, make_event
+from wal_tracker.testing import DestinationContract, make_event, replay
 
 
 class TestContract(DestinationContract):
@@ -45,3 +45,29 @@ def test_a_missing_folder_is_told_at_the_start(tmp_path: Path) -> None:
 
     with pytest.raises(DestinationError, match="create it"):
         drops.open(None)
+
+
+CONFIG = """
+track:
+  users.insert: {event: user_signup, properties: {id: new.id, about: new.about}}
+destinations:
+  drops: {kind: drop_folder, path: unused, filter: "user_*"}
+"""
+RECORDED = [
+    '{"op": "insert", "table": "users", "new": {"id": 1, "about": "short"}, "commit_lsn": "0/100"}',
+    '{"op": "insert", "table": "users", "new": {"id": 2, "about": "%s"}, "commit_lsn": "0/200"}' % ("x" * 1000),
+    '{"op": "insert", "table": "users", "new": {"id": 3, "about": "short"}, "commit_lsn": "0/300"}',
+]
+
+
+def test_recorded_changes_arrive_by_rules_and_pipeline(tmp_path: Path) -> None:
+    """As `wal_tracker tail --json` recorded them; batching, dead letters and positions are the real ones."""
+    drops = DropFolder("drops", DropFolder.Config(path=str(tmp_path), max_bytes=1000))
+
+    told = replay(CONFIG, RECORDED, {"drops": drops})
+
+    events = [json.loads(path.read_bytes()) for path in tmp_path.glob("*.json")]
+    assert sorted(event["properties"]["id"] for event in events) == [1, 3]
+    (letter,) = told.dead_letters
+    assert letter.destination == "drops" and "max_bytes" in letter.reason
+    assert str(told.confirmed) == "0/301", "a dead letter holds nobody up"

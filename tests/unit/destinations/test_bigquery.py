@@ -516,7 +516,7 @@ def test_a_day_has_room_for_its_jobs() -> None:
         ({"tableId": "p.d.t", "credentialsJson": ""}, "credentials_json must not be empty; is its environment"),
         ({"tableId": "p.d.t", "credentialsJson": "{s3cret"}, "credentials_json is not JSON"),
         ({"tableId": "p.d.t", "credentialsJson": '{"type":"authorized_user"}'}, "not the key of a service account"),
-        ({"tableId": "p.d.t", "credentialsJson": "{}", "accessToken": "s3cret"}, "either credentials_json or"),
+        ({"tableId": "p.d.t", "credentialsJson": "{}", "accessToken": "s3cret"}, "needs one of credentials_json"),
         ({"tableId": "p.d.t", "tokenUri": "nowhere"}, "token_uri is not a URL"),
         ({"tableId": "p.d.t", "apiEndpoint": "eu"}, "api_endpoint is not a URL"),
         ({"tableId": "p.d.t", "apiEndpoint": "https://x.example/bigquery/v2"}, "api_endpoint is a host's URL"),
@@ -527,8 +527,9 @@ def test_a_day_has_room_for_its_jobs() -> None:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     """At load, by name, and without repeating a secret."""
+    given = options if "credentialsJson" in options else {"defaultCredentials": True, **options}
     with pytest.raises(ConfigError, match=message) as caught:
-        registry.read_config(BigQuery.Config, options, "destinations.bigquery", defaults={})
+        registry.read_config(BigQuery.Config, given, "destinations.bigquery", defaults={})
 
     assert "s3cret" not in str(caught.value)
 

@@ -37,6 +37,8 @@ def server() -> Iterator[FakeBigQuery]:
 
 def tokens(clock: Any = time.time, **options: Any) -> Tokens:
     given = {"allow_private": True, "request_timeout_s": 2, **options}
+    if not {"credentials_json", "access_token"} & options.keys():
+        given["default_credentials"] = True
     config: GoogleOptions = registry.read_config(GoogleOptions, given, "d", defaults={})
     return config.tokens("vendor", SCOPE, clock)
 

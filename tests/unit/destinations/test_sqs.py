@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.conformance.test_destination_contract import deliver
+from tests.support.delivered import deliver
 from tests.support.fake_aws import FakeMessages, FakeSns, FakeSqs
 from wal_tracker.destinations import registry
 from wal_tracker.destinations.base import Receipt, Rejected, Retry
