@@ -54,7 +54,7 @@ from wal_tracker.source.outbox import CapturedTables, CaptureFailure, MissingRow
 from wal_tracker.source.replication import ReplicationSource
 from wal_tracker.source.switch import Switch
 from wal_tracker.source.watch import TableWatch
-from wal_tracker.state import open_state, spool_directory
+from wal_tracker.state import open_state, spool_directory, store_name
 from wal_tracker.state.base import OUTBOX, Cursor, Gap, LetterBound, SourceIdentity, Spooled, StateStore
 
 logger = logging.getLogger("wal_tracker.assemble")
@@ -192,6 +192,9 @@ class Sinks:
         """
         self._given = given = given or {}
         self._spools = spools_of(config)
+        # Beside the state file they can be nobody else's.
+        named = config.delivery.spool_dir is not None
+        self._spools_owner = f"slot {config.source.slot}, state {store_name(config.state)}" if named else ""
         self.events: list[tuple[DestinationConfig, Sink]] = [
             (entry, given.get(entry.name) or build_destination(entry)) for entry in config.destinations
         ]
@@ -249,7 +252,7 @@ class Sinks:
     def _spool(self, entry: DestinationConfig) -> Spool | None:
         if self._spools is None:
             return None
-        return Spool(self._spools, entry.name, max_bytes=entry.delivery.max_spool_bytes)
+        return Spool(self._spools, entry.name, max_bytes=entry.delivery.max_spool_bytes, owner=self._spools_owner)
 
     def fill_spools(
         self, channels: Sequence[Channel], state: StateStore, rules: RuleSet, position: LSN, *, mode: str

@@ -116,8 +116,6 @@ class Sender:
         """Of the last receipt that had one."""
         self.retries = 0
         """How often something was sent again."""
-        self.refusal: str | None = None
-        """In what words the destination refuses us, while it does."""
 
     @property
     def is_failing(self) -> bool:
@@ -196,7 +194,6 @@ class Sender:
             except DestinationRefusedUs as error:
                 if not self._outlasts_refusal:
                     raise
-                self.refusal = error.message
                 self._wait_to_retry(
                     error.message, None, "a destination refuses us, and needs a person; its events wait", logging.ERROR
                 )
@@ -204,6 +201,7 @@ class Sender:
             except BatchRefused as refused:
                 if len(piece) == 1:
                     buried += self.bury([(piece[0], Rejected(refused.reason, refused.answer))])
+                    self._taken()
                     del pieces[0]
                 else:
                     half = len(piece) // 2
@@ -241,6 +239,8 @@ class Sender:
                 break
             except DeadLettersFull as full:
                 letters = letters[full.stored :]
+                # Who is woken for a replacement comes back here, and would again and again: take it.
+                self.take_replacement()
                 self._wait_to_retry(str(full), None, "no room for dead letters; this destination waits")
         logger.warning(
             "events were refused and are now dead letters (`wal_tracker dlq list`)",
@@ -319,15 +319,30 @@ class Sender:
                 extra={"destination": self.name, "reason": error.message},
             )
             new.close()
-            opened = old.open(self.mark)
+            if not self._open_again(old):
+                return self.take_replacement()
         else:
             self.destination = new
+            self.mark = self.mark if opened is None else opened
             logger.info("a destination goes on with its new options", extra={"destination": self.name})
-        self.mark = self.mark if opened is None else opened
         return self.destination is new
 
+    def _open_again(self, old: Destination) -> bool:
+        """Open what was open before, however long that takes; False: there is another replacement by now."""
+        while self._replacement is None:
+            try:
+                opened = old.open(self.mark)
+            except DestinationError as error:
+                old.close()
+                if isinstance(error, DestinationRefusedUs) and not self._outlasts_refusal:
+                    raise
+                self._wait_to_retry(error.message, None, "nor can it be opened with those; trying again", logging.ERROR)
+            else:
+                self.mark = self.mark if opened is None else opened
+                return True
+        return False
+
     def _taken(self) -> None:
-        self.refusal = None
         if self._backoff.attempts:
             logger.info(
                 "a destination is taking events again",

@@ -45,6 +45,9 @@ _HEAD = struct.Struct("!BqI")
 """Kind, lane (-1: none), and length of what stands before the event's JSON."""
 _EVENT, _RAW, _UNWRITABLE = 0, 1, 2
 
+_OWNER = "owner"
+"""The file in a spool's folder that says whose it is."""
+
 SEGMENT_BYTES = 16 * 1024 * 1024
 """A new segment is begun beyond this: small enough to give disk back soon, large enough for few of them."""
 
@@ -67,20 +70,25 @@ class SpoolDamaged(Exception):
 class Spool:
     """Events of one destination on disk, in order. Opens nothing before `open`, makes nothing before `append`."""
 
-    def __init__(self, directory: Path, name: str, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self, directory: Path, name: str, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES, owner: str = ""
+    ) -> None:
         """
         Args:
             directory: Of all spools; made when first needed.
             name: The destination's; its spool is a folder of this name, made safe for a file system.
             max_bytes: What it is meant to take on disk; it is up to who appends to heed it.
             segment_bytes: See `SEGMENT_BYTES`.
+            owner: Whose it is, where the directory may be another's as well: a spool that says otherwise is refused.
         """
         self.path = directory / quote(name, safe="")
+        self._owner = owner
         # Room comes back a segment at a time: a small spool has small ones.
         self.max_bytes, self._segment_bytes = max_bytes, min(segment_bytes, max_bytes // 4)
         self._first = 0
         self._unsynced: list[int] = []
         self._new_names = self._begin_anew = False
+        self._missing: list[Path] = []
         self._is_lost = False
         self._handle: int | None = None
         self._reading: tuple[int, int, Place] | None = None
@@ -97,11 +105,12 @@ class Spool:
             stands: From the state store; None: nothing is spooled, and what lies there is left over.
 
         Raises:
-            StateError: The folder or a segment cannot be read or cut.
+            StateError: The folder or a segment cannot be read or cut, or it is another's.
         """
         self.close()
         self._first, self.end, self.bytes = BEGINNING.segment, BEGINNING, 0
         try:
+            self._refuse_foreign()
             for number in self._numbers():
                 path = self._segment(number)
                 if stands is None or not stands.begin.segment <= number <= stands.end.segment:
@@ -116,6 +125,11 @@ class Spool:
                 self._first, self.end = stands.begin.segment, stands.end
         except OSError as error:
             raise self._state_error("opened", error) from error
+        if stands is None:
+            # It stays where somebody else has put something into it.
+            with suppress(OSError):
+                (self.path / _OWNER).unlink(missing_ok=True)
+                self.path.rmdir()
 
     def append(self, events: Sequence[Deliverable]) -> list[Place]:
         """
@@ -171,9 +185,9 @@ class Spool:
             raise StateError(f"the spool {self.path} could not be made durable")
         try:
             if self._new_names:
-                for path in (self.path, self.path.parent, self.path.parent.parent):
+                for path in (self.path, *(made.parent for made in self._missing)):
                     _sync_path(path)
-                self._new_names = False
+                self._new_names, self._missing = False, []
             while self._unsynced:
                 number = self._unsynced[0]
                 if number == self.end.segment and self._handle is not None:
@@ -293,9 +307,6 @@ class Spool:
             StateError: A segment cannot be deleted.
         """
         self.open(None)
-        # It stays where somebody else has put something into it.
-        with suppress(OSError):
-            self.path.rmdir()
 
     def close(self) -> None:
         """Let go of the files; calling it twice is harmless."""
@@ -311,6 +322,15 @@ class Spool:
     def _segment(self, number: int) -> Path:
         return self.path / f"{number:012d}.spool"
 
+    def _refuse_foreign(self) -> None:
+        """Two configurations may name one `spool_dir`, and one must not delete what the other has confirmed."""
+        path = self.path / _OWNER
+        if self._owner and path.exists() and (found := path.read_text().strip()) != self._owner:
+            raise StateError(
+                f"the spool {self.path} belongs to {found}, and this is {self._owner}: name another "
+                f"`delivery.spool_dir`. If both are the same under different names, write the present one into {path}"
+            )
+
     def _end_to_write_at(self) -> tuple[int, Place]:
         """The last segment, open for writing, and its end; a new one where it is full or not to be gone on with."""
         is_new = self._begin_anew or self.end.offset >= self._segment_bytes
@@ -321,7 +341,11 @@ class Spool:
             self._handle = os.open(last, os.O_RDWR)
             return self._handle, self.end
         # Only its owner may read it: it holds what the events hold.
+        self._missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()] or self._missing
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._owner and not (self.path / _OWNER).exists():
+            (self.path / _OWNER).write_text(self._owner + "\n")
+            _sync_path(self.path / _OWNER)
         path = self._segment(self.end.segment + 1)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         before = _BEFORE.pack(*self.end, 0)[: -_CRC.size]
@@ -416,14 +440,24 @@ def _record(event: Deliverable) -> bytes:
     kind, before = _EVENT, b""
     try:
         text = event.to_json()
-    except orjson.JSONEncodeError:
-        # It becomes a dead letter in its turn, as it would have without a spool.
-        kind, text = _UNWRITABLE, b""
+    except orjson.JSONEncodeError as error:
+        # It becomes a dead letter in its turn, as it would have without a spool, and for the same reason.
+        kind, text = _UNWRITABLE, str(error).encode()
     if kind == _UNWRITABLE or isinstance(event, RawChange):
         kind = kind or _RAW
         before = orjson.dumps([event.id, event.name, event.timestamp, event.source])
     body = _HEAD.pack(kind, -1 if lane is None else lane, len(before)) + before + text
     return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+class _Unwritable(Event):
+    """An event of which nothing is left but why it could not be written."""
+
+    __slots__ = ()
+
+    def to_json(self) -> bytes:
+        """Raise as it did."""
+        raise orjson.JSONEncodeError(self.properties["why"])
 
 
 def _event(body: bytes) -> Deliverable:
@@ -437,7 +471,7 @@ def _event(body: bytes) -> Deliverable:
         if kind == _RAW:
             event = RawChange.from_json(text, id=id, name=name, timestamp=timestamp, source=source)
         else:
-            event = Event(id, name, None, timestamp, {"unwritable": object()}, source)
+            event = _Unwritable(id, name, None, timestamp, {"why": text.decode()}, source)
     if lane >= 0:
         event.lane = lane
     return event

@@ -79,6 +79,7 @@ _SHOWN_HEADERS = frozenset(
     }
 )
 _NEVER_MENDS = frozenset({501, 505})
+_LOOK = "`wal_tracker destinations test` shows the answer"
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING = frozenset({"content-length", "host", "transfer-encoding"})
@@ -472,14 +473,14 @@ class HttpClient:
     def verdict(self, answer: Answer) -> Exception:
         """What an answer other than 2xx means by its status alone: the exception to raise."""
         status = answer.status
-        said = f"{self.origin} answered {status}{self.words(answer.body)}"
+        # Without the body: this is logged, and an answer may repeat what was sent.
+        said = f"{self.origin} answered {status}"
         if status in self._refusals:
             return BatchRefused(f"HTTP {status}{self.words(answer.body)}", self.told(status, answer.body))
         if status in self._transient or (status >= 500 and status not in _NEVER_MENDS):
-            # Without the body: what is retried is logged, and an answer may repeat what was sent.
             return DestinationUnavailable(
                 self.name,
-                f"{self.origin} answered {status}",
+                said,
                 retry_after_s=retry_after_s(answer.headers, self._clock()),
             )
         if 300 <= status < 400:
@@ -487,12 +488,12 @@ class HttpClient:
                 self.name, f"{said}, a redirect, which is not followed; configure the final URL"
             )
         if status in (401, 403):
-            return DestinationRefusedUs(self.name, f"{said}; check the key or secret in the configuration")
+            return DestinationRefusedUs(self.name, f"{said}; check the key or secret in the configuration ({_LOOK})")
         if status == 410:
             return DestinationRefusedUs(
                 self.name, f"{said}: the receiver wants no more events; give its new URL or remove this destination"
             )
-        return DestinationRefusedUs(self.name, f"{said}; check the URL and what is expected there")
+        return DestinationRefusedUs(self.name, f"{said}; check the URL and what is expected there ({_LOOK})")
 
     def _failure(self, error: Exception) -> Exception:
         """What a request without an answer means, in words of our own."""

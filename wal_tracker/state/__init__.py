@@ -8,7 +8,7 @@ from wal_tracker.errors import StateError
 from wal_tracker.secret import Secret
 from wal_tracker.state.base import LetterBound, StateStore
 
-__all__ = ["open_state", "spool_directory"]
+__all__ = ["open_state", "spool_directory", "store_name"]
 
 _SQLITE = "sqlite:///"
 
@@ -45,3 +45,13 @@ def spool_directory(url: str) -> Path | None:
     """
     text = url.reveal() if isinstance(url, Secret) else url
     return Path(text[len(_SQLITE) :] + ".spool") if text.startswith(_SQLITE) else None
+
+
+def store_name(url: str) -> str:
+    """What tells a state store from another one: the file with its whole path, or the database; no password."""
+    text = url.reveal() if isinstance(url, Secret) else url
+    if text.startswith(_SQLITE):
+        return str(Path(text[len(_SQLITE) :]).resolve())
+    from wal_tracker.state.postgres import described
+
+    return described(text)

@@ -72,7 +72,7 @@ class PostgresStateStore(SqlStateStore):
             StateError: It cannot be reached, may not be made, or was made by a newer version.
         """
         super().__init__(bound)
-        self._where = _described(url)
+        self._where = described(url)
         with self._translated("connecting"):
             self._connection = psycopg2.connect(**{**_BOUNDS, **psycopg2.extensions.parse_dsn(url)})
         try:
@@ -182,7 +182,7 @@ class PostgresStateStore(SqlStateStore):
             self._connection.close()
 
 
-def _described(url: str) -> str:
+def described(url: str) -> str:
     """The URL for people: without password."""
     try:
         parts = psycopg2.extensions.parse_dsn(url)
