@@ -653,7 +653,18 @@ def test_other_things_may_be_asked_of_the_same_host(server: HttpServer, client: 
 
 def test_a_requests_own_credential_is_hidden_too(server: HttpServer, client: Clients) -> None:
     """A token that was fetched is as secret as one that was configured."""
-    server.script.append(Reply(400, b"no such token: ya29.secret"))
+    server.script.append(Reply(401, b"no such token: ya29.secret"))
 
-    with pytest.raises(BatchRefused, match=r"no such token: \*\*\*"):
+    with pytest.raises(DestinationRefusedUs, match=r"no such token: \*\*\*"):
         client(server.url()).post(b"{}", {**JSON, "Authorization": "Bearer ya29.secret"})
+
+
+def test_an_answer_that_repeats_the_event_is_not_repeated(server: HttpServer, client: Clients) -> None:
+    """What a refusal says is logged; a receiver in debug mode shows what it was sent."""
+    server.script.append(Reply(404, b'no route for {"properties": {"email": "ada@example.com"}}'))
+
+    with pytest.raises(DestinationRefusedUs) as refused:
+        client(server.url()).post(b'{"properties":{"email": "ada@example.com"}}', JSON)
+
+    assert "answered 404: it repeats what was sent" in str(refused.value)
+    assert "ada@" not in str(refused.value)
