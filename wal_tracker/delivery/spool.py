@@ -263,7 +263,7 @@ class Spool:
         """
         sizes = 0
         for number in self._numbers():
-            if stands.begin.segment <= number <= stands.end.segment:
+            if number >= stands.begin.segment:
                 with suppress(FileNotFoundError):
                     sizes += self._segment(number).stat().st_size
         return sizes
