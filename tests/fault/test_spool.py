@@ -286,7 +286,7 @@ def _wait_for_shed(job: Job, receiver: MoodyReceiver) -> None:
 
 
 def test_a_full_disk_holds_the_reader_up_and_no_more(database: Database, receiver: MoodyReceiver) -> None:
-    """It breaks off in the middle of a record; that is told once, and it goes on when there is room: nothing is lost."""
+    """It breaks off inside a record; that is told once, and it goes on when there is room: nothing is lost."""
     database.sql(items.SCHEMA)
     receiver.mood = "500"
     healthy = MoodyReceiver()

@@ -114,6 +114,10 @@ class Spool:
                 self.bytes += size
             if stands is not None:
                 self._first, self.end = stands.begin.segment, stands.end
+            else:
+                # It stays where somebody else has put something into it.
+                with suppress(OSError):
+                    self.path.rmdir()
         except OSError as error:
             raise self._state_error("opened", error) from error
 
@@ -293,9 +297,6 @@ class Spool:
             StateError: A segment cannot be deleted.
         """
         self.open(None)
-        # It stays where somebody else has put something into it.
-        with suppress(OSError):
-            self.path.rmdir()
 
     def close(self) -> None:
         """Let go of the files; calling it twice is harmless."""
