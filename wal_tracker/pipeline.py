@@ -745,10 +745,10 @@ class Pipeline:
         begun = time.monotonic()
         for channel in self._channels:
             left = begun + self._settings.stall_timeout_s - time.monotonic()
-            channel.delivery.store(pressed=True)
+            channel.delivery.store(leaving=True)
             while not channel.delivery.is_durable and channel.delivery.failure is None and left > 0:
                 time.sleep(0.005)
-                channel.delivery.store(pressed=True)
+                channel.delivery.store(leaving=True)
                 left = begun + self._settings.stall_timeout_s - time.monotonic()
         if not all(channel.delivery.is_durable for channel in self._channels):
             self._disconnect()

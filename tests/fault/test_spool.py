@@ -235,18 +235,18 @@ def test_at_its_bound_a_spool_holds_the_reader_up_and_no_more(database: Database
         process = job.start()
         # One transaction alone is larger than the spool.
         _write(database, 1, 200)
-        _write(database, 1000, 4000, each=4000)
-        _write(database, 5000, 200)
+        _write(database, 1000, 8000, each=8000)
+        _write(database, 10_000, 200)
         wait_until(lambda: _is_told(job, "closing the replication connection"))
         wait_until(lambda: not database.sql("select 1 from pg_replication_slots where active"))
         # What was read at once goes beyond it.
-        assert sum(path.stat().st_size for path in segments(job, "moody")) < 4_000_000
-        assert len(job.lines()) < 4400
+        assert sum(path.stat().st_size for path in segments(job, "moody")) < 6_000_000
+        assert len(job.lines()) < 8400
         assert process.poll() is None and gaps(job) == []
         status = job.run("status").stdout
         assert "is full" in status and "everything waits" in status
         receiver.recover()
-        wait_until(lambda: len(receiver.stored) == 4400, timeout_s=60)
+        wait_until(lambda: len(receiver.stored) == 8400, timeout_s=60)
         _wait_for_calm(job, receiver)
         assert job.stop() == 0, job.log_text()
         _judge(database, job, receiver)
@@ -362,7 +362,7 @@ def test_without_a_failure_no_spool_is_ever_made(database: Database, receiver: M
     """Neither under load nor for one that is slow: that is waited for."""
     database.sql(items.SCHEMA)
     receiver.delay_s = 0.05
-    with Job(_config(database, receiver.entry())) as job:
+    with Job(_config(database, receiver.entry(request_timeout_s=15))) as job:
         job.apply()
         job.start()
         with items.Writers(database) as writers:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.moody import MoodyReceiver
 from tests.support.postgres import Database, wait_until
 from tests.support.project import RULES, Project
 
@@ -50,6 +51,38 @@ def test_status_tells_positions_and_distances(project: Project) -> None:
     text = project.run("status").stdout
     assert "healthy" in text
     assert "DESTINATION" in text
+
+
+def test_status_tells_what_is_spooled(project: Project) -> None:
+    """How much, and since when; a destination that waits makes nothing unhealthy, and it is said as long as it does."""
+    with MoodyReceiver() as receiver:
+        receiver.mood = "500"
+        project.configure(RULES + "delivery: {max_queue_bytes: 1024, retry_base_s: 0.05, retry_cap_s: 0.1}\n")
+        text = project.config.read_text()
+        entry = f"moody: {{kind: webhook, url: '{receiver.url()}', allow_private: true, batch: true}}"
+        project.config.write_text(text.replace("destinations: {", "destinations: {" + entry + ", "))
+        project.run("apply", "--yes")
+        process = project.start("run")
+        try:
+            project.users(*((number, "x" * 500) for number in range(50)))
+            spooled = wait_until(lambda: _spooled(project, "moody"))
+            document = project.run("status", "--json").json()
+            assert (document["healthy"], _spooled(project, "file")) == (True, None)
+            assert spooled["bytes"] > 1000 and (spooled["max_bytes"], spooled["at_bound"]) == (1 << 30, "hold")
+            assert spooled["oldest"] == events(project)[0]["timestamp"]
+            assert any("'moody' is down or behind" in note for note in document["notes"])
+            assert spooled["oldest"] in project.run("status").stdout
+            receiver.recover()
+            wait_until(lambda: _spooled(project, "moody") is None)
+            assert not any("moody" in note for note in project.run("status", "--json").json()["notes"])
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+def _spooled(project: Project, name: str) -> Any:
+    found = project.run("status", "--json").json()["destinations"]
+    return next((one["spool"] for one in found if one["name"] == name), None)
 
 
 def test_status_counts_dead_letters_and_gaps(project: Project) -> None:

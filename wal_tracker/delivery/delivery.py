@@ -290,13 +290,14 @@ class Delivery:
         """Up to where everything is durable, always the end of a transaction; and what belongs to it."""
         return self._position
 
-    def store(self, *, pressed: bool = False) -> None:
+    def store(self, *, pressed: bool = False, leaving: bool = False) -> None:
         """
         Put on disk what should not wait in memory, and move the position to what is durable there.
 
         Args:
             pressed: Not only of a destination that fails, but of any that holds more than memory is meant for; and of
                 one that fails everything.
+            leaving: Of one that fails everything; one that is only slow may still take it.
 
         Raises:
             StateError: A gap could not be recorded, or what is written to the spool does not become durable.
@@ -307,7 +308,7 @@ class Delivery:
         with self._changed:
             if self._spooling:
                 self._write()
-            elif not self._should_spool(pressed) or not self._begin_spooling():
+            elif not self._should_spool(pressed, leaving) or not self._begin_spooling():
                 return
             written = self._written
         synced = spool.sync()
@@ -381,14 +382,14 @@ class Delivery:
 
     # Spooling, on the pipeline's thread ----------------------------------------------------------
 
-    def _should_spool(self, pressed: bool) -> bool:
+    def _should_spool(self, pressed: bool, leaving: bool) -> bool:
         """Whether events in memory are to go to disk; called with the lock held."""
         if not self._queue.events:
             return False
         is_full = self._queue.wire_bytes > self._settings.max_queue_bytes
         if not self.is_failing:
             return pressed and is_full
-        return pressed or is_full or time.monotonic() - self._queue.oldest > self._settings.spool_after_s
+        return pressed or leaving or is_full or time.monotonic() - self._queue.oldest > self._settings.spool_after_s
 
     def _begin_spooling(self) -> bool:
         """Write what is in memory, and go on on disk; called with the lock held."""
@@ -618,10 +619,12 @@ class Delivery:
         """What cannot be read is not delivered: on record before anything behind it is sent."""
         logger.error("gap: a spool is damaged", extra={"destination": self.name, "where": damage.where})
         last, durable = self._last_read, self._durable
+        assert self._spool is not None
+        ends_there = durable is not None and min(damage.resume, self._spool.end) <= durable.place
         self._records.record_gap(
             Gap(
                 LSN(0) if last is None else LSN.parse(last.source["commit_lsn"]),
-                None if durable is None or durable.place < damage.resume else durable.lsn,
+                durable.lsn if durable is not None and ends_there else None,
                 "spool_damaged",
                 f"{self.name}: {damage.where}; what was in it was not delivered",
             )

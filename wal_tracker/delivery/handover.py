@@ -81,7 +81,7 @@ class HandOver:
             self._stalled_at = None
             self.changed.notify_all()
 
-    def store(self, *, pressed: bool = False) -> None:
+    def store(self, *, pressed: bool = False, leaving: bool = False) -> None:  # noqa: ARG002 - it has no disk
         """There is no disk; `pressed` says that reading pauses for want of room."""
         with self.changed:
             if pressed and self._stalled_at is None:

@@ -123,6 +123,10 @@ class Spool:
                 self.bytes += size
             if stands is not None:
                 self._first, self.end = stands.begin.segment, stands.end
+            else:
+                # It stays where somebody else has put something into it.
+                with suppress(OSError):
+                    self.path.rmdir()
         except OSError as error:
             raise self._state_error("opened", error) from error
         if stands is None:
@@ -277,7 +281,7 @@ class Spool:
         """
         sizes = 0
         for number in self._numbers():
-            if stands.begin.segment <= number <= stands.end.segment:
+            if number >= stands.begin.segment:
                 with suppress(FileNotFoundError):
                     sizes += self._segment(number).stat().st_size
         return sizes
