@@ -171,6 +171,9 @@ class Delivery:
             StateError: Its spool cannot be opened, or there is to be none and events lie in it.
         """
         spooled = cursor.spool if cursor is not None else None
+        if spooled is not None and spooled.begin >= spooled.end:
+            # All of it was delivered, and only that nothing is left there was not stored any more.
+            spooled = None
         if self._spool is not None:
             self._spool.open(spooled)
         elif spooled is not None:
