@@ -322,8 +322,11 @@ def test_what_is_damaged_is_on_record_and_the_rest_arrives(
     with Job(_config(database, receiver.entry(max_spool_bytes=2_000_000))) as job:
         job.apply()
         job.start()
-        _write(database, 1, 1000)
-        job.wait_for_lines(1000)
+        # Each part fills a segment.
+        for first in (1, 501):
+            _write(database, first, 500)
+            job.wait_for_lines(first + 499)
+            wait_until(lambda: segments(job, "moody") and cursors(job)["moody"].spool is not None)
         wait_until(lambda: len(segments(job, "moody")) >= 2)
         assert job.stop() == 0, job.log_text()
         assert spooled_ids(job, "moody") == [event["id"] for event in job.lines()]
