@@ -8,8 +8,8 @@ transaction is held in memory while that is done; one that is in a single spool 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from graphlib import TopologicalSorter
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -43,39 +43,32 @@ def in_commit_order(spools: Sequence[Iterable[Deliverable]]) -> Iterator[Deliver
         if len(having) == 1:
             yield from having[0][1]
         else:
-            woven: list[Deliverable] = []
-            for _, events in having:
-                woven = list(_woven(woven, events))
-            yield from woven
+            yield from _woven([list(events) for _, events in having])
         for index, _ in having:
             heads[index] = next(groups[index], None)
 
 
-def _woven(first: Sequence[Deliverable], second: Iterable[Deliverable]) -> Iterator[Deliverable]:
-    """What two spools have of one transaction."""
-    index_of = {event.id: index for index, event in enumerate(first)}
-    ordinals: dict[Any, tuple[list[int], list[int]]] = {}
-    for index, event in enumerate(first):
-        table, ordinal = _place(event)
-        numbers, indexes = ordinals.setdefault(table, ([], []))
-        numbers.append(ordinal)
-        indexes.append(index)
-    given = 0
-    for event in second:
-        same = index_of.get(event.id)
-        if same is not None:
-            until = same + 1
-        else:
-            table, ordinal = _place(event)
-            numbers, indexes = ordinals.get(table, ([], []))
-            before = bisect_left(numbers, ordinal)
-            until = indexes[before - 1] + 1 if before else 0
-        if until > given:
-            yield from first[given:until]
-            given = until
-        if same is None:
-            yield event
-    yield from first[given:]
+def _woven(parts: Sequence[Sequence[Deliverable]]) -> Iterator[Deliverable]:
+    """What several spools have of one transaction: after what each of them has before it, and its table's changes."""
+    events: dict[str, Deliverable] = {}
+    order: TopologicalSorter[str] = TopologicalSorter()
+    tables: dict[Any, dict[int, list[str]]] = {}
+    for part in parts:
+        before: list[str] = []
+        for event in part:
+            order.add(event.id, *before)
+            before = [event.id]
+            if event.id not in events:
+                events[event.id] = event
+                table, ordinal = _place(event)
+                tables.setdefault(table, {}).setdefault(ordinal, []).append(event.id)
+    for changes in tables.values():
+        numbers = sorted(changes)
+        for earlier, later in zip(numbers, numbers[1:], strict=False):
+            for id in changes[later]:
+                order.add(id, *changes[earlier])
+    for id in order.static_order():
+        yield events[id]
 
 
 def _commit(event: Deliverable) -> _Commit:
