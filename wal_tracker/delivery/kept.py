@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from graphlib import TopologicalSorter
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from wal_tracker.lsn import LSN
@@ -64,7 +64,7 @@ def _woven(parts: Sequence[Sequence[Deliverable]]) -> Iterator[Deliverable]:
                 tables.setdefault(table, {}).setdefault(ordinal, []).append(event.id)
     for changes in tables.values():
         numbers = sorted(changes)
-        for earlier, later in zip(numbers, numbers[1:], strict=False):
+        for earlier, later in pairwise(numbers):
             for id in changes[later]:
                 order.add(id, *changes[earlier])
     for id in order.static_order():
