@@ -53,7 +53,7 @@ class SqliteStateStore(SqlStateStore):
         try:
             with self._translated("opening it"):
                 self._refuse_foreign()
-                self._connection.execute("pragma journal_mode = wal")
+                self._use_write_ahead_log()
                 self._connection.execute("pragma synchronous = full")
                 self._connection.executescript(read_script("sqlite.sql"))
             self._upgrade()
@@ -78,6 +78,18 @@ class SqliteStateStore(SqlStateStore):
             os.fsync(directory)
         finally:
             os.close(directory)
+
+    def _use_write_ahead_log(self) -> None:
+        """One process makes the log of a new file, and SQLite lets no other wait for it: who comes second tries again."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._connection.execute("pragma journal_mode = wal")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _refuse_foreign(self) -> None:
         """Write into no database that is somebody else's, or a newer version's."""
