@@ -115,6 +115,33 @@ def test_a_revoked_key_stops_the_process_and_the_new_one_goes_on(database: Datab
         assert json_letters(job) == []
 
 
+def test_a_revoked_key_stops_nobody_else_and_a_reload_brings_a_new_one(database: Database, receiver: Receiver) -> None:
+    """Beside another destination: its events wait in its spool, the other has its own, and no position stands still."""
+    database.sql(items.SCHEMA)
+    given = config(database, receiver)
+    given["delivery"] = {"spool_after_s": 0.1, "retry_base_s": 0.05, "retry_cap_s": 0.1}
+    given["destinations"]["file"] = {"path": "events.jsonl"}
+    with Job(given) as job:
+        put(job.directory / "key", "key-one")
+        job.apply()
+        job.start()
+        database.sql("insert into items values (1, 1, 'made')")
+        wait_until(lambda: len(receiver.stored) == 1)
+        receiver.accepted = {"key-two"}
+        for number in range(2, 30):
+            database.sql("insert into items values (%s, 1, 'made')", number)
+        wait_until(lambda: len(job.lines()) == 29)
+        wait_until(lambda: "a destination refuses us, and needs a person" in job.log_text())
+        wait_until(lambda: list(job.directory.glob("*.spool/*/*.spool")))
+        put(job.directory / "key", "key-two")
+        hang_up(job)
+        wait_until(lambda: len(receiver.stored) == 29)
+        assert job.stop() == 0
+
+        assert [event["properties"]["id"] for event in receiver.stored.values()] == list(range(1, 30))
+        assert json_letters(job) == []
+
+
 def test_a_configuration_that_cannot_be_used_changes_nothing(database: Database, receiver: Receiver) -> None:
     """It is said, without the secret; so is what needs a restart. Then the mended one is taken."""
     database.sql(items.SCHEMA)

@@ -80,7 +80,7 @@ class SqliteStateStore(SqlStateStore):
             os.close(directory)
 
     def _use_write_ahead_log(self) -> None:
-        """One process makes the log of a new file, and SQLite lets no other wait for it: who comes second tries again."""
+        """One process makes the log of a new file, and SQLite lets no other wait for it: the others try again."""
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
