@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -23,24 +24,23 @@ class BusyPostHog(FakePostHog):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self.busy = self.busiest = self.count_of_requests = 0
 
-    def handle(self, request: Request) -> Reply:
-        with self._lock:
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        with self._counting:
             self.busy += 1
             self.busiest = max(self.busiest, self.busy)
-            self.count_of_requests += 1
-            fails = self.count_of_requests % 7 == 0
         try:
             self.released.wait(0.01)
-            if fails:
-                return Reply(503)
-            with self._lock:
-                return super().handle(request)
+            super()._serve(handler)
         finally:
-            with self._lock:
+            with self._counting:
                 self.busy -= 1
+
+    def handle(self, request: Request) -> Reply:
+        self.count_of_requests += 1
+        return Reply(503) if self.count_of_requests % 7 == 0 else super().handle(request)
 
 
 @pytest.mark.parametrize("identity", ["default", "full"])
