@@ -147,9 +147,12 @@ def test_no_command_shows_a_secret(database: Database) -> None:
             assert run("dlq", "show", letter["id"]) == 0
             posthog.key = "another"
             database.sql("insert into items values (2, 1, 'made')")
-            assert job.wait() == 1
+            # Others are there, so it goes on without the one that refuses us.
+            wait_until(lambda: "a destination refuses us" in job.log_text())
+            assert job.stop() == 0
             assert run("dlq", "replay", "--all") == 1
             assert run("drop", "--yes") == 0
             assert CANARY not in job.log_text()
-            assert all(CANARY.encode() not in path.read_bytes() for path in job.directory.glob("wal_tracker.db*"))
+            kept = [path for path in job.directory.rglob("*") if "wal_tracker.db" in str(path) and path.is_file()]
+            assert kept and all(CANARY.encode() not in path.read_bytes() for path in kept)
     database.sql(f"drop owned by {role}; drop role {role}")
