@@ -13,7 +13,8 @@ import pytest
 from tests.support.postgres import wait_until
 from wal_tracker.delivery import Delivery, DeliverySettings, Spool
 from wal_tracker.delivery import delivery as delivery_module
-from wal_tracker.destinations.base import BatchRefused, Limits, Receipt
+from wal_tracker.delivery import spool as spool_module
+from wal_tracker.destinations.base import BatchRefused, Limits, Mark, Receipt, Rejected
 from wal_tracker.errors import DeadLettersFull, DestinationUnavailable, StateError
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Deliverable
@@ -243,3 +244,91 @@ def test_what_could_not_be_synced_once_is_not_taken_for_durable_the_next_time(
 
     assert not failures
     assert delivery.position() == Cursor(LSN(0))
+
+
+def test_a_replacement_does_not_end_the_wait_for_room_for_letters_again_and_again(bench: Bench) -> None:
+    """
+    SIGHUP while dead letters are at their bound wakes the one who waits; it is taken then, and the wait goes on.
+    """
+    bench.records.room = 0
+    slow = DeliverySettings(retry_base_s=60.0, retry_cap_s=60.0)
+    bench.destination.script.append(Receipt({0: Rejected("no")}))
+    delivery = bench.start(slow)
+    delivery.offer(events(1), LSN(10), 100)
+    wait_until(lambda: bench.records.asked == 1)
+
+    delivery.replace(Switched())
+    wait_until(lambda: bench.records.asked >= 2, timeout_s=5)  # woken once: fine
+    with pytest.raises(AssertionError):
+        wait_until(lambda: bench.records.asked > 50, timeout_s=1)
+
+
+def test_the_name_of_the_folder_of_all_spools_is_durable_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync of a file or folder does not cover the folder that names it; `append` makes two folders at once."""
+    synced: list[Path] = []
+    real = spool_module._sync_path
+
+    def noted(path: Path) -> None:
+        synced.append(path)
+        real(path)
+
+    monkeypatch.setattr(spool_module, "_sync_path", noted)
+    spool = Spool(bench.directory / "made" / "here", "memory", max_bytes=1 << 30)
+    spool.open(None)
+    spool.append(events(1))
+    spool.sync()
+    spool.close()
+
+    made = {bench.directory / "made" / "here" / "memory", bench.directory / "made" / "here", bench.directory / "made"}
+    assert {folder.parent for folder in made} <= {*synced}
+
+
+def test_two_processes_do_not_share_a_spool(bench: Bench) -> None:
+    """Two configurations with one `delivery.spool_dir`: the second must not delete what the first has confirmed."""
+    first = Spool(bench.directory, "segment", max_bytes=1 << 30, owner="slot a, state x")
+    first.open(None)
+    first.append(events(1))
+    first.sync()
+    held = sorted(first.path.glob("*.spool"))
+    second = Spool(bench.directory, "segment", max_bytes=1 << 30, owner="slot b, state x")
+    with pytest.raises(StateError, match="belongs to slot a, state x, and this is slot b"):
+        second.open(None)
+    assert sorted(first.path.glob("*.spool")) == held
+    first.clear()
+    second.open(None)
+    assert not first.path.exists()
+
+
+def test_why_an_event_cannot_be_written_is_not_forgotten_on_disk(bench: Bench) -> None:
+    """The dead letter's reason is the one it would have had without a spool."""
+    bad = make_event(1, properties={"text": "\ud800"})
+    try:
+        bad.to_json()
+    except Exception as error:  # noqa: BLE001
+        why = str(error)
+    spool = Spool(bench.directory, "memory", max_bytes=1 << 30)
+    spool.open(None)
+    places = spool.append([bad])
+    end = spool.sync()
+    ((again, _),) = spool.read(places[0], end, 10, 1 << 20)
+    spool.close()
+
+    with pytest.raises(TypeError) as raised:
+        again.to_json()
+    assert str(raised.value) == why
+
+
+def test_a_destination_that_is_not_there_when_options_change_is_waited_for(bench: Bench) -> None:
+    """SIGHUP in an outage of whose `open` asks the network: neither object can be opened now, and that is no end."""
+    delivery = bench.start(DeliverySettings(retry_base_s=0.001, retry_cap_s=0.002))
+
+    def closed(mark: Mark | None) -> None:
+        raise DOWN
+
+    new = Switched()
+    new.open = closed  # type: ignore[method-assign]
+    bench.destination.open = closed  # type: ignore[method-assign]
+    delivery.replace(new)
+    wait_until(lambda: bench.destination.closed > 0)
+    with pytest.raises(AssertionError):
+        wait_until(lambda: delivery.failure is not None, timeout_s=1)
