@@ -530,7 +530,12 @@ class Run:
             logger.error("the configuration cannot be used; going on as before", extra={"reason": str(error)})
             return
         # A FIFO where there was a queue: how many requests may be on their way at once is up to an option there.
-        others = [channel for channel in channels if channel.width != len(made[channel.config.name])]
+        ours = [
+            (channel, channel.delivery, made[channel.config.name])
+            for channel in channels
+            if isinstance(channel.delivery, Delivery) and channel.config.name not in (self._given or {})
+        ]
+        others = [channel for channel, _, objects in ours if channel.width != len(objects)]
         changed += [channel.config.path for channel in others]
         if changed:
             logger.warning(
@@ -538,10 +543,9 @@ class Run:
                 extra={"changed": ", ".join(changed)},
             )
         self._config = config
-        for channel in channels:
-            is_ours = channel not in others and channel.config.name not in (self._given or {})
-            if is_ours and isinstance(channel.delivery, Delivery):
-                channel.delivery.replace(*made[channel.config.name])
+        for channel, delivery, objects in ours:
+            if channel not in others:
+                delivery.replace(*objects)
 
     # Which side ----------------------------------------------------------------------------------
 
