@@ -100,6 +100,11 @@ class Replay:
         """Whether everything offered is durable or dead again; positions must be stored before `finish`."""
         return all(waiting.is_over for waiting in self._waiting)
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether nothing of it waits in a spool either, where it is durable all the same."""
+        return all(waiting.delivery.idle for waiting in self._waiting)
+
     def finish(self) -> tuple[int, int]:
         """
         Mark what was delivered.
@@ -197,7 +202,7 @@ def deliver_letters(
         settings: `shutdown_timeout_s` bounds how long a destination that does not answer is waited for.
 
     Returns:
-        How many letters were delivered, and how many were not.
+        How many letters were delivered, or are in a spool behind what was there before them, and how many are not.
 
     Raises:
         WalTrackerError: A destination cannot be opened, or refuses us; the letters stay marked.
@@ -214,7 +219,8 @@ def deliver_letters(
         wanted = state.count_dead_letters("replay")
         while replay.begin():
             deadline = time.monotonic() + settings.shutdown_timeout_s
-            while not replay.is_settled and time.monotonic() < deadline:
+            # Also for what lies in a spool, as long as there is time: a destination may refuse us yet.
+            while not (replay.is_settled and replay.is_delivered) and time.monotonic() < deadline:
                 for channel in channels:
                     # Without a position to be stored with, what is spooled would be lost.
                     if channel.delivery.position().lsn:

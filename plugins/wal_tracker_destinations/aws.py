@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
+from urllib.parse import unquote_plus
 
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import (
@@ -43,10 +44,12 @@ from botocore.session import Session
 from wal_tracker.destinations.base import BatchRefused
 from wal_tracker.destinations.http import (
     CONNECT_TIMEOUT_S,
+    REPEATED,
     TRANSIENT,
     Answer,
     check_url,
     is_observed,
+    repeats,
     retry_after_s,
     show,
 )
@@ -187,7 +190,8 @@ class AwsClient:
         self._headers: Mapping[str, str] = {}
         """Of the last request, signed."""
         self._sent: Any = None
-        """The request that waits for its answer; kept only to be shown."""
+        """The last request."""
+        self._is_shown = False
 
     def open(self) -> None:
         """
@@ -258,13 +262,14 @@ class AwsClient:
         """Let go of connections; calling it twice is harmless."""
         if self._client is not None:
             self._client.close()
-            self._client = None
+            self._client = self._sent = None
 
     def refused(self, code: str, words: str) -> DestinationRefusedUs:
-        """What to raise when the service says that it is us."""
+        """What to raise when the service says that it is us; it is logged."""
+        said = f": {REPEATED}" if repeats(words, self._sent_text()) else self.reason(words)
         return DestinationRefusedUs(
             self._name,
-            f"{self._origin} answered {code}{self.reason(words)}; check the credentials, what they permit, the region, "
+            f"{self._origin} answered {code}{said}; check the credentials, what they permit, the region, "
             "and what the configuration names there",
         )
 
@@ -275,9 +280,14 @@ class AwsClient:
         text = " ".join("".join(c if c.isprintable() else " " for c in words).split())[:_REASON_CHARACTERS]
         return f": {text}" if text else ""
 
+    def _sent_text(self) -> str:
+        """The body of the last request; of a form its values, too."""
+        text = _body(self._sent).decode("utf-8", "replace") if self._sent is not None else ""
+        return f"{text}\n{unquote_plus(text)}" if text.startswith("Action=") else text
+
     def _keep_request(self, request: Any, **_: Any) -> None:
         self._headers = {name: _text(value) for name, value in request.headers.items()}
-        self._sent = request if is_observed() else None
+        self._sent, self._is_shown = request, False
 
     def _keep_answer(self, response_dict: Mapping[str, Any], **_: Any) -> None:
         status, headers = response_dict["status_code"], response_dict["headers"]
@@ -286,12 +296,10 @@ class AwsClient:
 
     def _show(self, answer: Answer | None, failure: str = "") -> None:
         """Show the request that was sent last, and what came of it, to who watches."""
-        request, self._sent = self._sent, None
-        if request is None:
+        request = self._sent
+        if request is None or self._is_shown or not is_observed():
             return
-        # What botocore was given; of bytes it makes a file.
-        body = request.body.getvalue() if isinstance(request.body, io.BytesIO) else request.body or b""
-        body = body.encode() if isinstance(body, str) else bytes(body)
+        self._is_shown, body = True, _body(request)
         if body.startswith(b"\x1f\x8b\x08"):
             # An object of ours.
             body = gzip.decompress(body)
@@ -383,6 +391,12 @@ def whose_fault_of_one(code: str, *, sender_fault: bool) -> Fault:
     if not sender_fault or code.rpartition(".")[2] in _PASSING:
         return "passing"
     return "us" if code.rpartition(".")[2] in _ABOUT_US or code.lower().startswith("kms") else "events"
+
+
+def _body(request: Any) -> bytes:
+    """What botocore was given; of bytes it makes a file."""
+    body = request.body.getvalue() if isinstance(request.body, io.BytesIO) else request.body or b""
+    return body.encode() if isinstance(body, str) else bytes(body)
 
 
 def _text(value: str | bytes) -> str:

@@ -16,7 +16,7 @@ from wal_tracker.config.load import read
 from wal_tracker.config.model import DeliveryConfig, DestinationConfig
 from wal_tracker.decode.changes import ChangeReader
 from wal_tracker.delivery import Delivery, DeliverySettings, Spool
-from wal_tracker.errors import DestinationUnavailable
+from wal_tracker.errors import DestinationRefusedUs, DestinationUnavailable
 from wal_tracker.lsn import LSN
 from wal_tracker.model import Event, Group
 from wal_tracker.pgtypes import TypeCatalog
@@ -134,11 +134,29 @@ def test_a_letter_goes_behind_what_is_spooled_already(state: StateStore, tmp_pat
     made = channel(state, memory, spool=Spool(tmp_path, "memory", max_bytes=1 << 20))
     made.start = LSN(500)
 
-    counts = deliver_letters(state, RULES, READER, [made], DeliveryConfig(shutdown_timeout_s=10.0))
+    counts = deliver_letters(state, RULES, READER, [made], DeliveryConfig(shutdown_timeout_s=0.5))
 
     assert counts == (1, 0)
     assert state.cursors()["memory"].spool is not None
     assert list(tmp_path.rglob("*.spool"))
+
+
+def test_a_destination_that_refuses_us_after_a_while_leaves_the_letter(state: StateStore, tmp_path: Path) -> None:
+    """Whether it lay in the spool by then or not."""
+    event, memory = make_event(1), MemoryDestination()
+    memory.script.extend([DestinationUnavailable("memory", "down")] * 50)
+    memory.script.append(DestinationRefusedUs("memory", "who are you?"))
+    state.add([letter(event)])
+    state.mark_letters(LetterFilter(id=event.id), "replay")
+    state.save_cursors({"memory": Cursor(LSN(500))})
+    made = channel(state, memory, spool=Spool(tmp_path, "memory", max_bytes=1 << 20))
+    made.start = LSN(500)
+
+    with pytest.raises(DestinationRefusedUs):
+        deliver_letters(state, RULES, READER, [made], DeliveryConfig(shutdown_timeout_s=10.0))
+
+    assert state.count_dead_letters("replay") == 1
+    assert state.cursors()["memory"].spool is None
 
 
 def test_a_replay_that_makes_a_letter_there_is_no_room_for_is_dead_again(state: StateStore) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from queue import SimpleQueue
 from typing import Literal, NamedTuple
@@ -66,7 +66,10 @@ class DeliverySettings:
     at_spool_bound: Literal["hold", "shed"] = "hold"
     """When the spool is full too: let everything wait, or drop what comes, with a gap on record."""
     outlasts_refusal: bool = False
-    """Where there is a spool: go on when the destination refuses us, since others would have to stop with it."""
+    """
+    Where there is a spool: go on when the destination refuses us, or cannot be opened any more, since others would
+    have to stop with it.
+    """
 
 
 class _Boundary(NamedTuple):
@@ -167,7 +170,7 @@ class Delivery:
             cursor: What is stored of it; None: nothing yet.
 
         Raises:
-            DestinationError: It cannot be opened; no thread was started.
+            DestinationError: It cannot be opened, and is not outlasted (`DeliverySettings`); no thread was started.
             StateError: Its spool cannot be opened, or there is to be none and events lie in it.
         """
         spooled = cursor.spool if cursor is not None else None
@@ -184,7 +187,7 @@ class Delivery:
         opened: list[Sender] = []
         try:
             for sender in self._senders:
-                sender.open(cursor.mark if cursor is not None else None)
+                sender.open(cursor.mark if cursor is not None else None, is_known=cursor is not None)
                 opened.append(sender)
         except BaseException:
             for sender in opened:
@@ -360,7 +363,7 @@ class Delivery:
         """
         with self._changed:
             self._leaving.set()
-            if self._spooling:
+            if self._spooling or (self.is_failing and not self._queue.events):
                 self._abort_senders()
                 if self.is_failing:
                     # What hangs is not going to be an answer.
@@ -510,6 +513,7 @@ class Delivery:
     def _run(self) -> None:
         try:
             try:
+                self._open_late()
                 while (batch := self._next()) is not None:
                     self._deliver(batch)
             except Aborted:
@@ -519,6 +523,15 @@ class Delivery:
         except BaseException as error:  # noqa: BLE001 - kept, and raised again by the pipeline's thread
             logger.error("a destination has failed", extra={"destination": self.name, "error": type(error).__name__})
             self.failure = error
+
+    def _open_late(self) -> None:
+        """Open what could not be opened at the start; its first mark belongs to the position there is."""
+        for sender in self._senders:
+            sender.open_late()
+        with self._changed:
+            if self._mark != self._senders[0].mark:
+                self._mark = self._senders[0].mark
+                self._position = replace(self._position, mark=self._mark)
 
     def _take_limits(self, destination: Destination) -> None:
         settings, limits, self._limited_by = self._settings, destination.limits, destination

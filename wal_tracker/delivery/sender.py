@@ -102,12 +102,14 @@ class Sender:
             records: Where refused events go.
             pace: How fast events may go.
             rule_of: The id of the rule that made an event; asked for dead letters only.
-            outlasts_refusal: A destination that refuses us (a key that was taken back) is tried again, like one that
-                is down, since its events have another place to be meanwhile; else that ends the delivery.
+            outlasts_refusal: A destination that refuses us (a key that was taken back), or that cannot be opened any
+                more, is tried again, like one that is down, since its events have another place to be meanwhile; else
+                that ends the delivery.
         """
         self.name, self.destination = name, destination
         self._backoff, self._records, self._pace, self._rule_of = backoff, records, pace, rule_of
         self._outlasts_refusal = outlasts_refusal
+        self._is_open = False
         self._replacement: Destination | None = None
         self._wake = threading.Event()
         self._aborted = False
@@ -123,15 +125,45 @@ class Sender:
         since = self._calling_since
         return self._backoff.attempts > 0 or (since is not None and time.monotonic() - since > HANGING_AFTER_S)
 
-    def open(self, mark: Mark | None) -> None:
+    def open(self, mark: Mark | None, *, is_known: bool) -> None:
         """
-        Open the destination.
+        Open the destination; one that was open in an earlier process may be left for `open_late`, if it is outlasted.
+
+        Args:
+            mark: As stored.
+            is_known: It was: what is wrong with it now came later, and is no slip of who has just configured it.
 
         Raises:
             DestinationError: It cannot be opened.
         """
-        opened = self.destination.open(mark)
-        self.mark = mark if opened is None else opened
+        self.mark = mark
+        try:
+            self._open(self.destination)
+        except DestinationError as error:
+            if not (is_known and self._outlasts_refusal):
+                raise
+            self.destination.close()
+            # It is failing from now on: its events go to its spool as soon as there are some.
+            self._backoff.next_s(None)
+            logger.error(
+                "a destination cannot be opened, and needs a person; its events wait",
+                extra={"destination": self.name, "reason": error.message},
+            )
+
+    def open_late(self) -> None:
+        """
+        Open what could not be opened at first, however long that takes; on the thread that sends.
+
+        Raises:
+            Aborted: Told to leave.
+        """
+        if self._is_open:
+            return
+        if self._open_again(self.destination, "a destination cannot be opened; trying again"):
+            self._backoff.reset()
+            logger.info("a destination is open now", extra={"destination": self.name})
+        else:
+            self.take_replacement()
 
     def replace(self, destination: Destination) -> None:
         """
@@ -311,34 +343,38 @@ class Sender:
             raise Aborted
         old = self.destination
         old.close()
+        self._is_open = False
         try:
-            opened = new.open(self.mark)
+            self._open(new)
         except DestinationError as error:
             logger.error(
                 "a destination cannot be opened with its new options; going on with those before",
                 extra={"destination": self.name, "reason": error.message},
             )
             new.close()
-            if not self._open_again(old):
+            if not self._open_again(old, "nor can it be opened with those; trying again"):
                 return self.take_replacement()
         else:
             self.destination = new
-            self.mark = self.mark if opened is None else opened
             logger.info("a destination goes on with its new options", extra={"destination": self.name})
         return self.destination is new
 
-    def _open_again(self, old: Destination) -> bool:
+    def _open(self, destination: Destination) -> None:
+        opened = destination.open(self.mark)
+        self.mark = self.mark if opened is None else opened
+        self._is_open = True
+
+    def _open_again(self, old: Destination, what: str) -> bool:
         """Open what was open before, however long that takes; False: there is another replacement by now."""
         while self._replacement is None:
             try:
-                opened = old.open(self.mark)
+                self._open(old)
             except DestinationError as error:
                 old.close()
                 if isinstance(error, DestinationRefusedUs) and not self._outlasts_refusal:
                     raise
-                self._wait_to_retry(error.message, None, "nor can it be opened with those; trying again", logging.ERROR)
+                self._wait_to_retry(error.message, None, what, logging.ERROR)
             else:
-                self.mark = self.mark if opened is None else opened
                 return True
         return False
 

@@ -81,6 +81,8 @@ _SHOWN_HEADERS = frozenset(
 _NEVER_MENDS = frozenset({501, 505})
 # So many characters of an answer that also stood in the request are no accident.
 _REPEATED_CHARACTERS = 16
+REPEATED = "it repeats what was sent (`wal_tracker destinations test` shows the answer)"
+"""What is said in place of words that do."""
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING = frozenset({"content-length", "host", "transfer-encoding"})
@@ -540,10 +542,7 @@ class HttpClient:
     def _new_words(self, body: bytes) -> str:
         """The same, unless it repeats what was sent: this is logged, and no value of an event may be."""
         words = self.words(body)
-        sent = self._sent.decode("utf-8", "replace")
-        last = max(1, len(words) - _REPEATED_CHARACTERS + 1)
-        repeats = any(words[at : at + _REPEATED_CHARACTERS] in sent for at in range(2, last))
-        return ": it repeats what was sent (`wal_tracker destinations test` shows the answer)" if repeats else words
+        return f": {REPEATED}" if repeats(words[2:], self._sent.decode("utf-8", "replace")) else words
 
     def _without_secrets(self, body: bytes, characters: int) -> str:
         """The beginning of a body; no part of a secret is in it."""
@@ -659,6 +658,13 @@ def _secrets_in(url: str) -> set[str]:
     segments = [segment for segment in parts.path.split("/") if len(segment) >= 8]
     found = [parts.query, *values, *segments, unquote(parts.password or ""), parts.password or ""]
     return {text for text in found if text}
+
+
+def repeats(words: str, sent: str) -> bool:
+    """Whether words of an answer hold a part of what was sent: such are not logged, since no value of an event is."""
+    return any(
+        words[at : at + _REPEATED_CHARACTERS] in sent for at in range(len(words) - _REPEATED_CHARACTERS + 1)
+    )
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:

@@ -204,6 +204,20 @@ def test_an_error_is_the_moments_the_events_or_ours(service: FakeAws) -> None:
         assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
+@pytest.mark.parametrize("service", [FakeSqs, FakeSns], ids=["sqs", "sns"], indirect=True)
+def test_a_refusal_that_repeats_the_event_is_not_repeated(service: FakeAws) -> None:
+    """It is logged, and no value of an event is."""
+    destination = opened(service)
+    event = make_event(1, properties={"email": "ada.lovelace@example.com"})
+    service.script.append(service.error(403, "AccessDenied", "not for the likes of ada.lovelace@example.com"))
+
+    with pytest.raises(DestinationRefusedUs) as caught:
+        destination.deliver([event])
+
+    assert "403 AccessDenied: it repeats what was sent" in str(caught.value)
+    assert "lovelace" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("code", "sender_fault", "whose"),
     [
