@@ -15,19 +15,22 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 
+# A test starts the command hundreds of times: compiled once, not each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: demo test floor lint docs bench bench-writes bench-delivery oldest clean
 
 demo: $(VENV)/demo.installed
 	@$(VENV)/bin/wal_tracker demo $(ARGS)
 
-# Those that need no server share the cores; the others, which kill servers and look at the clock, come one by one.
-# With ARGS one of the two may have nothing to do (pytest's 5).
-ALONE = tests/docs tests/fault tests/integration tests/packaging
-BESIDE = tests/conformance tests/property tests/typing tests/unit
+# Those that need no server keep a core busy each; the others, which kill servers and look at the clock, wait for much of
+# their time, so three of them share two cores. With ARGS one of the two may have nothing to do (pytest's 5).
+SERVERLESS = tests/conformance tests/property tests/typing tests/unit
+SERVED = tests/docs tests/fault tests/integration tests/packaging
 test: $(VENV)/test.installed
-	@$(VENV)/bin/python -m pytest -n auto --dist worksteal $(BESIDE) $(ARGS) || [ "$$?$(if $(ARGS),,.)" = 5 ]
-	@$(VENV)/bin/python -m pytest $(ALONE) $(ARGS) || [ "$$?$(if $(ARGS),,.)" = 5 ]
+	@$(VENV)/bin/python -m pytest -n auto --dist worksteal $(SERVERLESS) $(ARGS) || [ "$$?$(if $(ARGS),,.)" = 5 ]
+	@$(VENV)/bin/python -m pytest -n 3 --dist worksteal $(SERVED) $(ARGS) || [ "$$?$(if $(ARGS),,.)" = 5 ]
 
 floor: $(VENV)/test.installed
 	@$(VENV)/bin/python -m pytest -n auto --dist worksteal tests/unit tests/property -m "not slow" $(ARGS)

@@ -10,18 +10,20 @@ them; readers, walsenders and standbys share the others: a writer whose server h
 from __future__ import annotations
 
 import argparse
+import bisect
 import itertools
 import json
 import os
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, field
 from functools import partial
@@ -76,8 +78,14 @@ TRIGGERS = {
 FAST = (BASE, *TRIGGERS, SLOT, TRACKER, FULL, REPLICA_BASE, REPLICA)
 """What is measured on a server that waits for no disk, where a microsecond shows."""
 
-DURABLE = (BASE, OURS, SHIPPED, SLOT, TRACKER, APART, REPLICA_BASE, REPLICA)
+DURABLE = (BASE, OURS, SHIPPED)
 """What is measured on a server whose commits are on disk when they return, as anybody's are who keeps his data."""
+
+PAUSED = (SLOT, TRACKER, APART, REPLICA)
+"""
+What is measured there against itself: its reader and walsender are stopped for a moment, and go on for a moment, by
+turns, while the writer writes. A stopped walsender costs the writer nothing: it is woken once, and then has been.
+"""
 
 MEMORY = Path("/dev/shm")
 """Stands for another machine's disk: nothing written there waits for the server's, or makes it wait."""
@@ -168,6 +176,8 @@ class Shape:
     ways: tuple[str, ...] = FAST
     is_durable: bool = False
     """Under `fsync` and `full_page_writes`, as every server is that was not made for a test."""
+    pauses: bool = False
+    """The base is the same way with its reader stopped."""
 
 
 ONE = Shape("statements of 1 row", SINGLE, rows=1, statements=500, warm_up=100)
@@ -175,7 +185,16 @@ BULK = Shape("statements of 200 rows", MANY, rows=200, statements=10, warm_up=3)
 KEPT = Shape(
     "statements of 1 row, fsync on", SINGLE, rows=1, statements=250, warm_up=50, ways=DURABLE, is_durable=True
 )
-SHAPES = (ONE, BULK, KEPT)
+TURNS = Shape(
+    "statements of 1 row, fsync on, reader stopped by turns", SINGLE, rows=1, statements=2500, warm_up=100, ways=PAUSED,
+    is_durable=True, pauses=True,
+)  # fmt: skip
+SHAPES = {"one": ONE, "bulk": BULK, "kept": KEPT, "turns": TURNS}
+
+TURN_S = 0.1
+"""So long a reader is stopped, and so long it runs; a disk's mood changes more slowly."""
+SETTLE_S = 0.02
+"""Statements that end sooner after a turn began do not count: the reader makes good what it missed."""
 
 
 COMPARED = {
@@ -184,10 +203,8 @@ COMPARED = {
         *((name, "", "") for name in (SLOT, TRACKER, REPLICA)),
     ),
     BULK.name: ((OURS, SHIPPED, ""), (STRICT, SHIPPED, ""), (GENERIC, SHIPPED, ""), (SLOT, "", "")),
-    KEPT.name: (
-        (OURS, SHIPPED, ""), (OURS, "", ""), (TRACKER, "", ""),
-        *((name, "", "<= 1.05") for name in (SLOT, APART, REPLICA)),
-    ),
+    KEPT.name: ((OURS, SHIPPED, ""), (OURS, "", "")),
+    TURNS.name: ((TRACKER, "", ""), *((name, "", "<= 1.05") for name in (SLOT, APART, REPLICA))),
 }  # fmt: skip
 """
 Ratios, and what they are to be: of what is added to what another way adds, or, where none is named, of the latency to
@@ -215,24 +232,33 @@ class Results:
 
     costs: dict[tuple[str, str, str], list[Cost]] = field(default_factory=lambda: defaultdict(list))
 
+    def base_of(self, what: Measured, shape: Shape, operation: str, name: str) -> list[float]:
+        """Per row, of what it is compared with."""
+        return self.of(what, shape, operation, paused(name) if shape.pauses else BASE_OF.get(name, BASE))
+
     def of(self, what: Measured, shape: Shape, operation: str, name: str) -> list[float]:
         """Per row."""
         return [getattr(cost, what) for cost in self.costs[shape.name, operation, name]]
 
     def added(self, what: Measured, shape: Shape, operation: str, name: str) -> list[float]:
         """Per row, more than in the same round without tracking."""
-        base = self.of(what, shape, operation, BASE_OF.get(name, BASE))
+        base = self.base_of(what, shape, operation, name)
         return [own - without for own, without in zip(self.of(what, shape, operation, name), base, strict=True)]
 
     def of_base(self, what: Measured, shape: Shape, operation: str, name: str) -> list[float]:
         """As a ratio to the same round without tracking."""
-        base = self.of(what, shape, operation, BASE_OF.get(name, BASE))
+        base = self.base_of(what, shape, operation, name)
         return [own / without for own, without in zip(self.of(what, shape, operation, name), base, strict=True)]
 
     def of_shipped(self, what: Measured, shape: Shape, operation: str, name: str) -> list[float]:
         """What is added, as a ratio to what the shipped trigger adds in the same round."""
         theirs = self.added(what, shape, operation, SHIPPED)
         return [own / other for own, other in zip(self.added(what, shape, operation, name), theirs, strict=True)]
+
+
+def paused(name: str) -> str:
+    """A way of tracking whose reader is stopped for the moment."""
+    return f"{name}, stopped"
 
 
 class Writer:
@@ -269,13 +295,23 @@ class Writer:
             row = cursor.fetchone() if cursor.description else None
             return row[0] if row else None
 
-    def write(self, shape: Shape, operation: str) -> Cost:
-        """One operation, `shape.statements` times after those that do not count."""
+    def write(self, shape: Shape, operation: str, readers: Sequence[int]) -> tuple[Cost, ...]:
+        """
+        One operation, `shape.statements` times after those that do not count.
+
+        Args:
+            shape: Of the statements.
+            operation: One of `OPERATIONS`.
+            readers: The processes that read what it writes.
+
+        Returns:
+            What it cost; of a shape that pauses, while they ran and while they were stopped.
+        """
         total = shape.warm_up + shape.statements
         script = self._directory / "script.sql"
         script.write_text(SCRIPT.format(statement=shape.scripts[operation], first=shape.warm_up + 1, last=total))
         before = self.sql("select pg_current_wal_insert_lsn() - '0/0'")
-        done = subprocess.run(
+        process = subprocess.Popen(
             [
                 str(embedded_binaries().directory / "pgbench"), "--no-vacuum", "--client=1", "--protocol=prepared",
                 f"--transactions={total}", f"--file={script}", "-D", "number=0", *self._values,
@@ -283,24 +319,31 @@ class Writer:
                 f"host={self.server.root} port={self.server.port} user=app dbname=postgres",
             ],
             env={**os.environ, "PGPASSWORD": self.server.password, "PGOPTIONS": PLANS},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             preexec_fn=partial(_run_on, WRITERS),
         )  # fmt: skip
+        turns = _turns(process, readers) if shape.pauses else []
+        said, complaint = process.communicate()
         after = self.sql("select pg_current_wal_insert_lsn() - '0/0'")
         (log,) = self._directory.glob("log.*")
-        times = [int(line.split()[2]) for line in log.read_text().splitlines()]
+        lines = [line.split() for line in log.read_text().splitlines()][shape.warm_up + 1 : -1]
         log.unlink()
-        cpu = re.search(r"^CPU (\d+) (\d+)$", done.stdout, re.MULTILINE)
-        if done.returncode or len(times) != total or not cpu:
-            raise RuntimeError(f"pgbench failed ({done.returncode}): {done.stderr.strip()}")
+        cpu = re.search(r"^CPU (\d+) (\d+)$", said, re.MULTILINE)
+        if process.returncode or len(lines) != shape.statements - 2 or not cpu:
+            raise RuntimeError(f"pgbench failed ({process.returncode}): {complaint.strip()}")
+        times = [int(line[2]) for line in lines]
+        if shape.pauses:
+            ends = [int(line[4]) + int(line[5]) / 1e6 for line in lines]
+            parts = _by_turn(times, ends, turns)
+        else:
+            parts = (times,)
         # Others on the machine flush their files, too, and a flush that waits for theirs takes ten times as long.
         typical = statistics.median if shape.is_durable else _mean
-        return Cost(
-            typical(times[shape.warm_up + 1 : -1]) / shape.rows,
-            (int(cpu[2]) - int(cpu[1])) / 1000 / shape.statements / shape.rows,
-            float(after - before) / total / shape.rows,
-        )
+        cpu_us = (int(cpu[2]) - int(cpu[1])) / 1000 / shape.statements / shape.rows
+        wal_bytes = float(after - before) / total / shape.rows
+        return tuple(Cost(typical(part) / shape.rows, cpu_us, wal_bytes) for part in parts)
 
     def settle(self, *, is_durable: bool) -> None:
         """Have commits wait for the disk, on the standby as well, or not; then a checkpoint."""
@@ -313,7 +356,7 @@ class Writer:
             wait_until(lambda server=server: server.sql("show full_page_writes") == [(value,)])
         self.sql("checkpoint")
 
-    def turn(self, shape: Shape, name: str, outbox: int) -> dict[str, Cost]:
+    def turn(self, shape: Shape, name: str, outbox: int, readers: Sequence[int]) -> dict[str, tuple[Cost, ...]]:
         """All three operations on the same rows, under one way of tracking; leaves the table empty."""
         trigger = TRIGGERS.get(name)
         if trigger:
@@ -323,7 +366,7 @@ class Writer:
             )
         # Bit 0: which of the two outboxes is written to. Bit 1: the reader sleeps.
         self.sql("select setval('wal_tracker.signal', %s)", outbox + (2 if name == ASLEEP else 0))
-        costs = {operation: self.write(shape, operation) for operation in OPERATIONS}
+        costs = {operation: self.write(shape, operation, readers) for operation in OPERATIONS}
         if trigger and name != NOTHING:
             captured = self.sql("select (select count(*) from wal_tracker.outbox) + (select count(*) from bench.log)")
             if captured != 3 * shape.rows * (shape.warm_up + shape.statements):
@@ -369,11 +412,11 @@ def install(server: Server) -> None:
 
 
 @contextmanager
-def reading(writer: Writer, name: str, directory: Path) -> Iterator[None]:
-    """A new slot and its reader at work, where `name` has one; gone afterwards."""
+def reading(writer: Writer, name: str, directory: Path) -> Iterator[tuple[int, ...]]:
+    """A new slot, its walsender and its reader at work, where `name` has one; gone afterwards."""
     server = writer.standby or writer.server
     if name not in (SLOT, TRACKER, APART, FULL, REPLICA):
-        yield
+        yield ()
         return
     slot = f"writes_{next(_NUMBERS)}"
     with ExitStack() as stack:
@@ -404,8 +447,9 @@ def reading(writer: Writer, name: str, directory: Path) -> Iterator[None]:
             )
             return int(found[0][0]) if found else 0
 
-        _run_on(OTHERS, wait_until(walsender))
-        yield
+        sender = wait_until(walsender)
+        _run_on(OTHERS, sender)
+        yield sender, process.pid
         walsender()
 
 
@@ -426,32 +470,69 @@ def _reader(server: Server, name: str, directory: Path, slot: str) -> list[str]:
     return [sys.executable, "-m", "wal_tracker", "--config", str(path), "run"]
 
 
-def one_round(results: Results, primary: Writer, replicated: Writer, directory: Path, number: int) -> None:
+def one_round(
+    results: Results, shapes: Sequence[Shape], primary: Writer, replicated: Writer, directory: Path, number: int
+) -> None:
     """Every way of tracking once, the base twice, in an order of the round's own."""
-    for shape in SHAPES:
-        turns = [(replicated if name in (REPLICA_BASE, REPLICA) else primary, name) for name in (*shape.ways, BASE)]
+    for shape in shapes:
+        ways = shape.ways if shape.pauses else (*shape.ways, BASE)
+        turns = [(replicated if name in (REPLICA_BASE, REPLICA) else primary, name) for name in ways]
         random.Random(number).shuffle(turns)
         for writer in (primary, replicated):
             writer.settle(is_durable=shape.is_durable)
         costs: dict[tuple[str, str], list[Cost]] = defaultdict(list)
         for writer, name in turns:
-            with reading(writer, name, directory):
-                for operation, cost in writer.turn(shape, name, number % 2).items():
-                    costs[operation, name].append(cost)
+            with reading(writer, name, directory) as readers:
+                for operation, of_all in writer.turn(shape, name, number % 2, readers).items():
+                    for known, cost in zip((name, paused(name)), of_all, strict=False):
+                        costs[operation, known].append(cost)
         for (operation, name), all_of_it in costs.items():
             mean = Cost(*(statistics.fmean(values) for values in zip(*map(astuple, all_of_it), strict=True)))
             results.costs[shape.name, operation, name].append(mean)
 
 
-def sections(results: Results) -> list[Section]:
+def _turns(process: subprocess.Popen[str], readers: Sequence[int]) -> list[tuple[float, bool]]:
+    """Stop the readers and let them go on until the writer has ended: when each turn began, and whether they ran."""
+    turns = [(time.time(), True)]
+    try:
+        while process.poll() is None:
+            time.sleep(TURN_S)
+            runs = not turns[-1][1]
+            for reader in readers:
+                os.kill(reader, signal.SIGCONT if runs else signal.SIGSTOP)
+            turns.append((time.time(), runs))
+    finally:
+        for reader in readers:
+            os.kill(reader, signal.SIGCONT)
+    return turns
+
+
+def _by_turn(
+    times: Sequence[int], ends: Sequence[float], turns: Sequence[tuple[float, bool]]
+) -> tuple[list[int], list[int]]:
+    """What statements took that began and ended while the readers ran, and while they were stopped."""
+    parts: tuple[list[int], list[int]] = [], []
+    begins = [began for began, _ in turns]
+    for took, ended in zip(times, ends, strict=True):
+        turn = bisect.bisect_right(begins, ended) - 1
+        if turn >= 0 and ended - took / 1e6 > begins[turn] + SETTLE_S:
+            parts[0 if turns[turn][1] else 1].append(took)
+    return parts
+
+
+def sections(results: Results, shapes: Sequence[Shape]) -> list[Section]:
     """What is printed: one for each shape and operation."""
-    return [_section(results, shape, operation) for shape in SHAPES for operation in OPERATIONS]
+    return [_section(results, shape, operation) for shape in shapes for operation in OPERATIONS]
 
 
 def _section(results: Results, shape: Shape, operation: str) -> Section:
     section = Section(f"{operation}, {shape.name}; per row")
     for name in shape.ways:
         where = (shape, operation, name)
+        if shape.pauses:
+            section.add(paused(name), "µs", results.base_of("latency_us", *where), quartiles=True)
+            section.add("+ its reader at work", "µs", results.added("latency_us", *where), quartiles=True)
+            continue
         wal = statistics.median(results.of("wal_bytes", *where))
         if name in (BASE, REPLICA_BASE):
             cpu = statistics.median(results.of("cpu_us", *where))
@@ -473,7 +554,7 @@ def _section(results: Results, shape: Shape, operation: str) -> Section:
         cpu = statistics.median(ratios("cpu_us", shape, operation, name))
         section.add(
             f"{name} / {other or 'its base'}", "x", ratios("latency_us", shape, operation, name), target=target,
-            note=f"by CPU {cpu:.2f}", quartiles=True,
+            note="" if shape.pauses else f"by CPU {cpu:.2f}", quartiles=True,
         )  # fmt: skip
     return section
 
@@ -503,13 +584,13 @@ def summary(results: Results) -> str:
         "| × base | insert, update, delete: on disk at commit | no disk waited for |",
         "|---|---|---|",
     ]
-    for name in DURABLE:
+    for name in (*DURABLE, *PAUSED[:-1], REPLICA_BASE, REPLICA):
         cells = []
-        for shape in (KEPT, ONE):
+        for shape in (TURNS if name in PAUSED else KEPT, ONE):
+            base = name in (BASE, REPLICA_BASE)
             if name not in shape.ways:
                 cells.append("")
                 continue
-            base = name in (BASE, REPLICA_BASE)
             what = results.of if base else results.of_base
             told = (statistics.median(what("latency_us", shape, operation, name)) for operation in OPERATIONS)
             cells.append(", ".join(f"{value:,.0f} µs" if base else f"{value:.2f}" for value in told))
@@ -537,10 +618,15 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_writes", description=__doc__)
     parser.add_argument("-n", type=int, default=15, metavar="ROUNDS", help="How many rounds (default 15).")
+    parser.add_argument("--only", default="", metavar="SHAPES", help=f"Some of {','.join(SHAPES)}.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Also write every raw sample there.")
     parser.add_argument("--markdown", action="store_true", help="Print the table of docs/modes.md, too.")
     parser.add_argument("--check", action="store_true", help="Leave with 1 when a target is missed.")
     arguments = parser.parse_args()
+    chosen = [name for name in arguments.only.split(",") if name] or [*SHAPES]
+    if set(chosen) - set(SHAPES) or (arguments.markdown and set(chosen) != set(SHAPES)):
+        parser.error(f"there are {', '.join(SHAPES)}; --markdown wants all of them")
+    shapes = [SHAPES[name] for name in chosen]
 
     begun, load = time.monotonic(), os.getloadavg()[0]
     header = machine()
@@ -560,9 +646,9 @@ def main() -> None:
             f"{CPUS[0]} for it and its server process, {CPUS[1]} and on for the rest" if WRITERS != OTHERS else "shared"
         )
         for number in range(arguments.n):
-            one_round(results, *writers, directory, number)
+            one_round(results, shapes, *writers, directory, number)
             print(f"  round {number + 1} of {arguments.n} ({time.monotonic() - begun:.0f} s)", file=sys.stderr)
-    printed = sections(results)
+    printed = sections(results, shapes)
     for section in printed:
         section.load = load
     print(table(printed, header))

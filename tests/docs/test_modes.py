@@ -34,7 +34,7 @@ def test_what_was_measured_is_what_is_measured() -> None:
     for table in tables:
         rows = [line.strip("| ").split(" | ")[0] for line in table.splitlines()[2:]]
         assert rows[0] == bench_writes.BASE
-        assert set(rows) <= {*bench_writes.FAST, *bench_writes.DURABLE}
+        assert set(rows) <= {*bench_writes.FAST, *bench_writes.DURABLE, *bench_writes.PAUSED}
         assert {bench_writes.OURS, bench_writes.SHIPPED, bench_writes.SLOT, bench_writes.REPLICA} <= set(rows)
 
 
