@@ -251,8 +251,8 @@ def dead(server: workload.Server, rows: int, times: int) -> Section:
         lost = [100 * (1 - base["wall_s"] / one["wall_s"]) for base, one in zip(alone, passes, strict=True)]
         more = [100 * (one["cpu_s"] / base["cpu_s"] - 1) for base, one in zip(alone, passes, strict=True)]
         waited = [one["warm_up_s"] - base["warm_up_s"] for base, one in zip(alone, passes, strict=True)]
-        section.add(f"{way}: cost to the others' rate", "%", lost, target="<= 5")
-        section.add(f"{way}: more client CPU", "%", more)
+        section.add(f"{way}: cost to the others' rate", "%", lost, target="<= 5", quartiles=True)
+        section.add(f"{way}: more client CPU", "%", more, quartiles=True)
         section.add(f"{way}: longer until its spool is in use", "s", waited,
                     note=f"then {statistics.median(one['spool_bytes'] for one in passes) / 1e6:.0f} MB are spooled")
     return section

@@ -186,14 +186,14 @@ KEPT = Shape(
     "statements of 1 row, fsync on", SINGLE, rows=1, statements=250, warm_up=50, ways=DURABLE, is_durable=True
 )
 TURNS = Shape(
-    "statements of 1 row, fsync on, reader stopped by turns", SINGLE, rows=1, statements=2500, warm_up=100, ways=PAUSED,
+    "statements of 1 row, fsync on, reader stopped by turns", SINGLE, rows=1, statements=12_000, warm_up=100, ways=PAUSED,
     is_durable=True, pauses=True,
 )  # fmt: skip
 SHAPES = {"one": ONE, "bulk": BULK, "kept": KEPT, "turns": TURNS}
 
-TURN_S = 0.1
+TURN_S = 0.05
 """So long a reader is stopped, and so long it runs; a disk's mood changes more slowly."""
-SETTLE_S = 0.02
+SETTLE_S = 0.01
 """Statements that end sooner after a turn began do not count: the reader makes good what it missed."""
 
 
@@ -586,14 +586,17 @@ def summary(results: Results) -> str:
     ]
     for name in (*DURABLE, *PAUSED[:-1], REPLICA_BASE, REPLICA):
         cells = []
-        for shape in (TURNS if name in PAUSED else KEPT, ONE):
-            base = name in (BASE, REPLICA_BASE)
-            if name not in shape.ways:
-                cells.append("")
-                continue
-            what = results.of if base else results.of_base
-            told = (statistics.median(what("latency_us", shape, operation, name)) for operation in OPERATIONS)
-            cells.append(", ".join(f"{value:,.0f} µs" if base else f"{value:.2f}" for value in told))
+        for shape in (KEPT if name in DURABLE else TURNS, ONE):
+            if name == REPLICA_BASE and shape is TURNS:
+                told = [results.base_of("latency_us", shape, operation, REPLICA) for operation in OPERATIONS]
+            elif name in (BASE, REPLICA_BASE):
+                told = [results.of("latency_us", shape, operation, name) for operation in OPERATIONS]
+            elif name in shape.ways:
+                told = [results.of_base("latency_us", shape, operation, name) for operation in OPERATIONS]
+            else:
+                told = []
+            form = "{:,.0f} µs" if name in (BASE, REPLICA_BASE) else "{:.2f}"
+            cells.append(", ".join(form.format(statistics.median(values)) for values in told))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -201,6 +201,57 @@ def test_a_file_moved_away_while_we_run_is_followed_by_a_new_one(path: Path) -> 
     assert numbers(path) == [2]
 
 
+@pytest.fixture(params=[True, False], ids=["proc", "no proc"])
+def maybe_proc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a kernel that tells an open file's name, and with one that does not."""
+
+    def refused(_: str) -> str:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    if not request.param:
+        monkeypatch.setattr(os, "readlink", refused)
+
+
+@pytest.mark.usefixtures("maybe_proc")
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced", "moved with its directory"])
+def test_whatever_becomes_of_the_name_the_next_batch_is_found_under_it(path: Path, tmp_path: Path, how: str) -> None:
+    """Noticed before it is written, with the kernel's help or without."""
+    place = tmp_path / "place"
+    place.mkdir()
+    file = opened(place / "events.jsonl")
+    file.deliver(events(1))
+    file.deliver(events(2))
+    if how == "moved":
+        (place / "events.jsonl").rename(place / "events.jsonl.old")
+    elif how == "removed":
+        (place / "events.jsonl").unlink()
+    elif how == "replaced":
+        path.write_text("")
+        path.replace(place / "events.jsonl")
+    else:
+        place.rename(tmp_path / "before")
+        place.mkdir()
+    file.deliver(events(3))
+    file.close()
+
+    assert numbers(place / "events.jsonl") == [3]
+
+
+def test_a_file_that_stays_in_its_place_is_not_asked_for_its_times(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time would make every commit of a server on the same kernel write the times of its WAL file as well."""
+    asked: list[object] = []
+    file = opened(path)
+    for name in ("stat", "fstat"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, real=real, **more: (asked.append(given), real(*given, **more))[1])
+    for number in range(100):
+        file.deliver(events(number))
+    file.close()
+
+    assert len(asked) < 10
+    assert numbers(path) == [*range(100)]
+
+
 def test_a_file_moved_away_while_we_were_down_is_told_and_left_alone(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
