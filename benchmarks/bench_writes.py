@@ -182,13 +182,17 @@ class Shape:
 
 ONE = Shape("statements of 1 row", SINGLE, rows=1, statements=500, warm_up=100)
 BULK = Shape("statements of 200 rows", MANY, rows=200, statements=10, warm_up=3)
-KEPT = Shape(
-    "statements of 1 row, fsync on", SINGLE, rows=1, statements=250, warm_up=50, ways=DURABLE, is_durable=True
-)
+KEPT = Shape("statements of 1 row, fsync on", SINGLE, rows=1, statements=250, warm_up=50, ways=DURABLE, is_durable=True)
 TURNS = Shape(
-    "statements of 1 row, fsync on, reader stopped by turns", SINGLE, rows=1, statements=12_000, warm_up=100, ways=PAUSED,
-    is_durable=True, pauses=True,
-)  # fmt: skip
+    "statements of 1 row, fsync on, reader stopped by turns",
+    SINGLE,
+    rows=1,
+    statements=12_000,
+    warm_up=100,
+    ways=PAUSED,
+    is_durable=True,
+    pauses=True,
+)
 SHAPES = {"one": ONE, "bulk": BULK, "kept": KEPT, "turns": TURNS}
 
 TURN_S = 0.05
