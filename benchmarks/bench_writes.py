@@ -507,7 +507,8 @@ def _turns(process: subprocess.Popen[str], readers: Sequence[int]) -> list[tuple
             turns.append((time.time(), runs))
     finally:
         for reader in readers:
-            os.kill(reader, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(reader, signal.SIGCONT)
     return turns
 
 

@@ -237,7 +237,11 @@ class Sinks:
                 delivery = Delivery(
                     entry.name,
                     first,
-                    replace(delivery_settings(entry), outlasts_refusal=outlast_refusals and len(self.names) > 1),
+                    replace(
+                        delivery_settings(entry),
+                        outlasts_refusal=outlast_refusals and len(self.names) > 1,
+                        outlasts_opening=outlast_refusals and len(self.names) > 1 and cursor is not None,
+                    ),
                     state,
                     siblings=siblings,
                     spool=self._spool(entry),
@@ -407,7 +411,7 @@ class Run:
             config: The configuration.
             apply_first: Make what the mode needs where it is missing.
             until_caught_up: `run` ends when everything committed by now is delivered.
-            destinations: Take these instead of what the configuration names; each is opened and closed once for every
+            destinations: Take these instead of what the configuration names; each is opened and closed for every
                 pipeline.
             reread: Reads the configuration again, for `reload`; may raise ConfigError.
             evaluate: Run the rules; without, they only name the tables whose changes are wanted.

@@ -100,11 +100,6 @@ class Replay:
         """Whether everything offered is durable or dead again; positions must be stored before `finish`."""
         return all(waiting.is_over for waiting in self._waiting)
 
-    @property
-    def is_delivered(self) -> bool:
-        """Whether nothing of it waits in a spool either, where it is durable all the same."""
-        return all(waiting.delivery.idle for waiting in self._waiting)
-
     def finish(self) -> tuple[int, int]:
         """
         Mark what was delivered.
@@ -217,17 +212,15 @@ def deliver_letters(
             started.append(channel)
         delivered = 0
         wanted = state.count_dead_letters("replay")
+        # What lay in spools goes before the letters, and is off the books by then; who refuses us says so now.
+        deadline = time.monotonic() + settings.shutdown_timeout_s
+        while any(_takes(channel) for channel in channels) and time.monotonic() < deadline:
+            _look(channels)
+        _save(state, channels)
         while replay.begin():
             deadline = time.monotonic() + settings.shutdown_timeout_s
-            # Also for what lies in a spool, as long as there is time: a destination may refuse us yet.
-            while not (replay.is_settled and replay.is_delivered) and time.monotonic() < deadline:
-                for channel in channels:
-                    # Without a position to be stored with, what is spooled would be lost.
-                    if channel.delivery.position().lsn:
-                        channel.delivery.store()
-                    if channel.delivery.failure is not None:
-                        raise channel.delivery.failure
-                time.sleep(0.01)
+            while not replay.is_settled and time.monotonic() < deadline:
+                _look(channels)
             if not replay.is_settled:
                 break
             if replay.is_waiting:
@@ -237,6 +230,21 @@ def deliver_letters(
     finally:
         for channel in started:
             channel.delivery.stop(0.0 if channel.delivery.failure else 1.0)
+
+
+def _takes(channel: Channel) -> bool:
+    """Whether a destination still has something to get, and gets it."""
+    return not channel.delivery.idle and not channel.delivery.is_failing
+
+
+def _look(channels: Sequence[Channel]) -> None:
+    for channel in channels:
+        # Without a position to be stored with, what is spooled would be lost.
+        if channel.delivery.position().lsn:
+            channel.delivery.store()
+        if channel.delivery.failure is not None:
+            raise channel.delivery.failure
+    time.sleep(0.01)
 
 
 def _save(state: StateStore, channels: Sequence[Channel]) -> None:

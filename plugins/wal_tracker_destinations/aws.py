@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -281,13 +282,18 @@ class AwsClient:
         return f": {text}" if text else ""
 
     def _sent_text(self) -> str:
-        """The body of the last request; of a form its values, too."""
-        text = _body(self._sent).decode("utf-8", "replace") if self._sent is not None else ""
-        return f"{text}\n{unquote_plus(text)}" if text.startswith("Action=") else text
+        """The body of the last request, and its values without what encodes them; nothing of an object of S3."""
+        body = _body(self._sent) if self._sent is not None and self._service != "s3" else b""
+        text = body.decode("utf-8", "replace")
+        if text.startswith("Action="):
+            return f"{text}\n{unquote_plus(text)}"
+        return f"{text}\n{json.dumps(json.loads(text), ensure_ascii=False)}" if text.startswith("{") else text
 
     def _keep_request(self, request: Any, **_: Any) -> None:
         self._headers = {name: _text(value) for name, value in request.headers.items()}
-        self._sent, self._is_shown = request, False
+        # Of S3 an object of many megabytes, which nobody asks for but who watches.
+        self._sent = request if self._service != "s3" or is_observed() else None
+        self._is_shown = False
 
     def _keep_answer(self, response_dict: Mapping[str, Any], **_: Any) -> None:
         status, headers = response_dict["status_code"], response_dict["headers"]

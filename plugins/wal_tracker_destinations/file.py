@@ -47,8 +47,9 @@ class File:
     are never touched again, except that after a crash a rotation nobody recorded is undone. They are not
     deleted either: that is the business of whoever collects them.
 
-    Another program may move the file away (logrotate ``create``): the next batch goes to a new file. That one is
-    told in the log, and so is a file somebody else wrote to or shortened; none is ever cut by us.
+    Another program may move the file away (logrotate ``create``): the next batch goes to a new file, or, where another
+    machine moved it on a network's file system, what comes a second later. That one is told in the log, and so is a
+    file somebody else wrote to or shortened; none is ever cut by us.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,7 @@ class File:
         try:
             if self._torn:
                 self._mend()
-            self._notice_others()
+            self._notice_others(surely=self._is_due(len(data)))
             if self._is_due(len(data)):
                 self._rotate()
             self._append(data)
@@ -253,8 +254,10 @@ class File:
         os.ftruncate(self._fd, self._offset)
         self._torn = False
 
-    def _notice_others(self) -> None:
+    def _notice_others(self, *, surely: bool) -> None:
         """See whether somebody moved the file away, wrote to it or shortened it, and say so."""
+        if surely:
+            self._last_name = ""
         if self._is_moved():
             logger.info("the file was moved away; beginning a new one", extra=self._where())
             self._open_file()
@@ -284,11 +287,14 @@ class File:
         now = time.monotonic()
         if name and name == self._last_name and now - self._last_look < _LOOK_INTERVAL_S:
             return False
-        self._last_name, self._last_look = name, now
         try:
-            return os.stat(self._path).st_ino != self._inode
+            moved = os.stat(self._path).st_ino != self._inode
         except FileNotFoundError:
-            return True
+            moved = True
+        if not moved:
+            # Only that it stays is remembered: where another file cannot be opened, this is found again.
+            self._last_name, self._last_look = name, now
+        return moved
 
     def _is_due(self, coming_bytes: int) -> bool:
         if self._offset == 0:

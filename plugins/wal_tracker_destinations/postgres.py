@@ -63,8 +63,9 @@ class Postgres:
     ``wal_tracker_position`` beside it, in the same transaction. It is never used to pass over an event: a dead letter
     that is replayed is an old one.
 
-    Where the table has lost what it was given the delivery stops and says what is missing: nothing more is confirmed to
-    the source until the table is brought back, or `accept_position` says that it goes on without.
+    Where the table has lost what it was given the delivery stops and says what is missing. Nothing more goes there
+    until the table is brought back, or `accept_position` says that it goes on without; what comes meanwhile waits in
+    the spool, or, where there is none or no other destination, at the source.
     """
 
     @dataclass(frozen=True, slots=True, kw_only=True)

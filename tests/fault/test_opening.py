@@ -68,6 +68,27 @@ def test_it_stops_nobody_else_and_opens_when_it_can(database: Database) -> None:
         assert job.run("dlq", "list", "--json").stdout == ""
 
 
+def test_a_file_that_is_lost_for_good_begins_anew_and_doubles_nothing(database: Database) -> None:
+    """Killed as soon as it has the first event: its new mark was stored before that."""
+    database.sql(items.SCHEMA)
+    with Job(config(database)) as job:
+        seen_once(database, job)
+        job.start()
+        wait_until(lambda: CANNOT in job.log_text())
+        insert(database, range(3, 20))
+        job.wait_for_lines(19)
+        wait_until(lambda: list(job.directory.glob("*.spool/apart/*.spool")))
+        job.kill9()
+        job.start(failpoints="after_destination_before_state=kill@1")
+        wait_until(lambda: job.log_text().count(CANNOT) == 2)
+        (job.directory / "apart").mkdir()
+        assert job.wait() != 0
+        assert ids(job, "apart/events.jsonl")
+        job.catch_up()
+
+        assert ids(job, "apart/events.jsonl") == list(range(3, 20))
+
+
 def test_a_reload_brings_it_back(database: Database) -> None:
     """The configuration names another place, and SIGHUP has it taken at once."""
     database.sql(items.SCHEMA)
@@ -101,7 +122,7 @@ def test_with_nothing_to_deliver_it_leaves_at_once(database: Database) -> None:
 
 
 def test_one_that_was_never_open_is_a_mistake_to_be_told(database: Database) -> None:
-    """At the first start, and at any where it is the only one or `run` is to end when everything is delivered."""
+    """At its first start, also `from: spool`; where it is the only one; where `run` is to end with the last event."""
     database.sql(items.SCHEMA)
     with Job(config(database)) as job:
         job.apply()
@@ -109,7 +130,15 @@ def test_one_that_was_never_open_is_a_mistake_to_be_told(database: Database) -> 
         assert job.wait() == 1
         assert "apart" in job.log_text()
 
+        later = config(database)
+        later["destinations"]["late"] = {"kind": "file", "path": "late/events.jsonl", "from": "spool"}
+        job.configure(later)
         (job.directory / "apart").mkdir()
+        job.start()
+        assert job.wait() == 1
+        assert "late" in job.log_text()
+
+        job.configure(config(database))
         job.catch_up()
         shutil.rmtree(job.directory / "apart")
         assert job.run("run", "--until-caught-up").returncode == 1

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import orjson
 import pytest
@@ -24,7 +25,7 @@ from wal_tracker.replay import Replay, deliver_letters
 from wal_tracker.rules.engine import RuleSet
 from wal_tracker.rules.shape import Shape
 from wal_tracker.state import open_state
-from wal_tracker.state.base import Cursor, DeadLetter, LetterBound, LetterFilter, StateStore
+from wal_tracker.state.base import Cursor, DeadLetter, LetterBound, LetterFilter, Spooled, StateStore
 from wal_tracker.testing import MemoryDestination, make_event
 
 TYPES, CONFIG = TypeCatalog(), read(b"track: {}", {})
@@ -141,22 +142,52 @@ def test_a_letter_goes_behind_what_is_spooled_already(state: StateStore, tmp_pat
     assert list(tmp_path.rglob("*.spool"))
 
 
-def test_a_destination_that_refuses_us_after_a_while_leaves_the_letter(state: StateStore, tmp_path: Path) -> None:
-    """Whether it lay in the spool by then or not."""
-    event, memory = make_event(1), MemoryDestination()
-    memory.script.extend([DestinationUnavailable("memory", "down")] * 50)
-    memory.script.append(DestinationRefusedUs("memory", "who are you?"))
-    state.add([letter(event)])
-    state.mark_letters(LetterFilter(id=event.id), "replay")
-    state.save_cursors({"memory": Cursor(LSN(500))})
-    made = channel(state, memory, spool=Spool(tmp_path, "memory", max_bytes=1 << 20))
+def spooled(state: StateStore, directory: Path, *events: Event) -> Channel:
+    """A destination for which these lie in its spool."""
+    spool = Spool(directory, "memory", max_bytes=1 << 20)
+    spool.open(None)
+    begin, *_, end = spool.append(events)
+    spool.sync()
+    spool.close()
+    state.save_cursors({"memory": Cursor(LSN(500), None, Spooled(begin, end))})
+    made = channel(state, MemoryDestination(), spool=Spool(directory, "memory", max_bytes=1 << 20))
     made.start = LSN(500)
+    return made
+
+
+def test_what_is_spooled_is_delivered_and_off_the_books_before_a_letter_follows(
+    state: StateStore, tmp_path: Path
+) -> None:
+    """A destination that refuses the letter then has nothing of the spool come again."""
+    made = spooled(state, tmp_path, make_event(1), make_event(2))
+    memory = cast(MemoryDestination, made.delivery._senders[0].destination)
+    memory.script.extend([None, DestinationRefusedUs("memory", "who are you?")])
+    state.add([letter(make_event(3))])
+    state.mark_letters(LetterFilter(id=make_event(3).id), "replay")
+
+    with pytest.raises(DestinationRefusedUs):
+        deliver_letters(state, RULES, READER, [made], DeliveryConfig(shutdown_timeout_s=10.0))
+
+    assert [*memory.events] == [make_event(1).id, make_event(2).id]
+    assert state.cursors()["memory"].spool is None
+    assert state.count_dead_letters("replay") == 1
+
+
+def test_a_destination_that_refuses_us_is_told_before_a_letter_goes_to_its_spool(
+    state: StateStore, tmp_path: Path
+) -> None:
+    """There it would be safe, and yet not delivered, which is what was asked for."""
+    made = spooled(state, tmp_path, make_event(1))
+    memory = cast(MemoryDestination, made.delivery._senders[0].destination)
+    memory.script.append(DestinationRefusedUs("memory", "who are you?"))
+    state.add([letter(make_event(3))])
+    state.mark_letters(LetterFilter(id=make_event(3).id), "replay")
 
     with pytest.raises(DestinationRefusedUs):
         deliver_letters(state, RULES, READER, [made], DeliveryConfig(shutdown_timeout_s=10.0))
 
     assert state.count_dead_letters("replay") == 1
-    assert state.cursors()["memory"].spool is None
+    assert state.cursors()["memory"].spool is not None
 
 
 def test_a_replay_that_makes_a_letter_there_is_no_room_for_is_dead_again(state: StateStore) -> None:

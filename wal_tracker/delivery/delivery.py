@@ -66,10 +66,9 @@ class DeliverySettings:
     at_spool_bound: Literal["hold", "shed"] = "hold"
     """When the spool is full too: let everything wait, or drop what comes, with a gap on record."""
     outlasts_refusal: bool = False
-    """
-    Where there is a spool: go on when the destination refuses us, or cannot be opened any more, since others would
-    have to stop with it.
-    """
+    """Where there is a spool: go on when the destination refuses us, since others would have to stop with it."""
+    outlasts_opening: bool = False
+    """Likewise when it cannot be opened at the start: it was open before, so nobody has just mistyped it."""
 
 
 class _Boundary(NamedTuple):
@@ -144,6 +143,7 @@ class Delivery:
         self._written: _Boundary | None = None
         self._durable: _Boundary | None = None
         self._stored: Spooled | None = None
+        self._stored_mark: Mark | None = None
         self._mark: Mark | None = None
         self._last_read: Deliverable | None = None
         self._shedding_since: str | None = None
@@ -187,7 +187,10 @@ class Delivery:
         opened: list[Sender] = []
         try:
             for sender in self._senders:
-                sender.open(cursor.mark if cursor is not None else None, is_known=cursor is not None)
+                sender.open(
+                    cursor.mark if cursor is not None else None,
+                    outlasts=self._settings.outlasts_opening and self._spool is not None,
+                )
                 opened.append(sender)
         except BaseException:
             for sender in opened:
@@ -200,6 +203,7 @@ class Delivery:
             self._synced = spooled.end
             self._written = self._durable = _Boundary(position, spooled.end, 0)
         self._stored = spooled
+        self._stored_mark = cursor.mark if cursor is not None else None
         self._mark = self._senders[0].mark
         self._position = Cursor(position, self._mark, spooled)
         # A daemon: a destination that hangs must not keep the process after its deadline.
@@ -332,7 +336,9 @@ class Delivery:
         Args:
             cursor: From `position`, stored by now.
         """
-        self._stored = cursor.spool
+        with self._changed:
+            self._stored, self._stored_mark = cursor.spool, cursor.mark
+            self._changed.notify()
         self._give_back()
 
     def replace(self, destination: Destination, *siblings: Destination) -> None:
@@ -525,13 +531,18 @@ class Delivery:
             self.failure = error
 
     def _open_late(self) -> None:
-        """Open what could not be opened at the start; its first mark belongs to the position there is."""
+        """Open what could not be opened at the start; a new mark is stored before anything is delivered."""
         for sender in self._senders:
             sender.open_late()
         with self._changed:
-            if self._mark != self._senders[0].mark:
-                self._mark = self._senders[0].mark
-                self._position = replace(self._position, mark=self._mark)
+            if self._mark == self._senders[0].mark:
+                return
+            self._mark = self._senders[0].mark
+            self._position = replace(self._position, mark=self._mark)
+            while self._stored_mark != self._mark:
+                if self._leaving.is_set():
+                    raise Aborted
+                self._changed.wait()
 
     def _take_limits(self, destination: Destination) -> None:
         settings, limits, self._limited_by = self._settings, destination.limits, destination

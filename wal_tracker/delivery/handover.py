@@ -97,6 +97,11 @@ class HandOver:
         return self._queue.wire_bytes
 
     @property
+    def is_failing(self) -> bool:
+        """Never: who takes nothing is slow."""
+        return False
+
+    @property
     def idle(self) -> bool:
         """Everything offered is confirmed."""
         with self.changed:

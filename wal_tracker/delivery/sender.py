@@ -102,9 +102,8 @@ class Sender:
             records: Where refused events go.
             pace: How fast events may go.
             rule_of: The id of the rule that made an event; asked for dead letters only.
-            outlasts_refusal: A destination that refuses us (a key that was taken back), or that cannot be opened any
-                more, is tried again, like one that is down, since its events have another place to be meanwhile; else
-                that ends the delivery.
+            outlasts_refusal: A destination that refuses us (a key that was taken back) is tried again, like one that
+                is down, since its events have another place to be meanwhile; else that ends the delivery.
         """
         self.name, self.destination = name, destination
         self._backoff, self._records, self._pace, self._rule_of = backoff, records, pace, rule_of
@@ -125,22 +124,22 @@ class Sender:
         since = self._calling_since
         return self._backoff.attempts > 0 or (since is not None and time.monotonic() - since > HANGING_AFTER_S)
 
-    def open(self, mark: Mark | None, *, is_known: bool) -> None:
+    def open(self, mark: Mark | None, *, outlasts: bool) -> None:
         """
-        Open the destination; one that was open in an earlier process may be left for `open_late`, if it is outlasted.
+        Open the destination.
 
         Args:
             mark: As stored.
-            is_known: It was: what is wrong with it now came later, and is no slip of who has just configured it.
+            outlasts: Where that fails, leave it for `open_late`.
 
         Raises:
-            DestinationError: It cannot be opened.
+            DestinationError: It cannot be opened, and is not outlasted.
         """
         self.mark = mark
         try:
             self._open(self.destination)
         except DestinationError as error:
-            if not (is_known and self._outlasts_refusal):
+            if not outlasts:
                 raise
             self.destination.close()
             # It is failing from now on: its events go to its spool as soon as there are some.
@@ -159,11 +158,11 @@ class Sender:
         """
         if self._is_open:
             return
-        if self._open_again(self.destination, "a destination cannot be opened; trying again"):
-            self._backoff.reset()
-            logger.info("a destination is open now", extra={"destination": self.name})
-        else:
+        if not self._open_again(self.destination, "a destination cannot be opened; trying again"):
             self.take_replacement()
+        # Of several senders those that have nothing to send would be failing for ever.
+        self._backoff.reset()
+        logger.info("a destination is open now", extra={"destination": self.name})
 
     def replace(self, destination: Destination) -> None:
         """
@@ -375,6 +374,10 @@ class Sender:
                     raise
                 self._wait_to_retry(error.message, None, what, logging.ERROR)
             else:
+                if self._aborted:
+                    # Who aborted has closed it already, and it is open again.
+                    old.close()
+                    raise Aborted
                 return True
         return False
 

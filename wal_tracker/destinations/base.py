@@ -102,7 +102,8 @@ class Destination(Protocol):
         """
         Make ready to deliver; called before the first batch.
 
-        Called again after `close` where new options were to be taken over (SIGHUP) and could not be opened.
+        Called again after `close` where it failed and is outlasted, and where new options were to be taken over
+        (SIGHUP) and could not be opened; from another thread then, but never from two at a time.
 
         Args:
             mark: The mark of the receipt that was stored last, or None at the very first start.

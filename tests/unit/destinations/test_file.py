@@ -237,6 +237,51 @@ def test_whatever_becomes_of_the_name_the_next_batch_is_found_under_it(path: Pat
     assert numbers(place / "events.jsonl") == [3]
 
 
+@pytest.mark.usefixtures("maybe_proc")
+def test_a_file_that_is_gone_and_cannot_be_made_anew_takes_nothing(tmp_path: Path) -> None:
+    """However often it is tried: what is written to a file without a name is lost."""
+    place = tmp_path / "place"
+    place.mkdir()
+    file = opened(place / "events.jsonl")
+    file.deliver(events(1))
+    file.deliver(events(2))
+    (place / "events.jsonl").unlink()
+    place.rmdir()
+    for _ in range(3):
+        with pytest.raises(DestinationRefusedUs, match="No such file"):
+            file.deliver(events(3))
+    place.mkdir()
+    file.deliver(events(3))
+    file.close()
+
+    assert numbers(place / "events.jsonl") == [3]
+
+
+def test_a_rotation_that_cannot_make_the_new_file_leaves_the_finished_one_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full of names for a while; the batch comes when it is not."""
+    file = opened(path, max_bytes=size_of_one())
+    file.deliver(events(1))
+    real = os.open
+
+    def full(place: Any, flags: int, *rest: Any) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(place, flags, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        for _ in range(3):
+            with pytest.raises(DestinationUnavailable):
+                file.deliver(events(2))
+    file.deliver(events(2))
+    file.close()
+
+    assert numbers(path.with_name(f"{path.name}.000001")) == [1]
+    assert numbers(path) == [2]
+
+
 def test_a_file_that_stays_in_its_place_is_not_asked_for_its_times(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each time would make every commit of a server on the same kernel write the times of its WAL file as well."""
     asked: list[object] = []
