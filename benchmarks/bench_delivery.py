@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -49,6 +50,7 @@ THREE = ("posthog", "mixpanel", "segment")
 DEAD = "amplitude"
 
 ROWS = workload.Workload("many small transactions", 50_000, 3, 5, seed=1)
+TURN_S = 0.2
 WARM_UP = 50_000
 """Rows before the measured ones: more than a dead destination's memory holds (8 MB of the wire)."""
 
@@ -228,64 +230,125 @@ def three(server: workload.Server, rows: int, times: int) -> Section:
 
 
 def dead(server: workload.Server, rows: int, times: int) -> Section:
-    """The same three alone, beside one that refuses connections, and beside one that never answers, by turns."""
+    """The same three, and the same three beside one that refuses connections, or takes a request and never answers."""
     section = Section(
         f"a dead destination ({DEAD}) beside {', '.join(THREE)}",
-        f"n={times} rounds; what it costs within a round, measured after the first {WARM_UP:,} rows; state and spools "
-        "on one disk",
+        f"n={times} for each; two runs of ours, one with it and one without, stopped and going on by turns of "
+        f"{TURN_S * 1000:.0f} ms; measured after the first {WARM_UP:,} rows",
     )
-    vendors, victim = {name: verified(name) for name in THREE}, verified(DEAD)
+    sides = [{name: verified(name) for name in THREE} for _ in range(2)]
+    victim = verified(DEAD)
     hanging = Answers(victim.answers.port, usual=b"")
     refusing = {**victim.options, "endpoint": f"http://127.0.0.1:{free_port()}"}
-    costs: dict[str, list[dict[str, Any]]] = {"none": [], "refuses": [], "hangs": []}
-    beside = {"none": None, "refuses": Vendor(DEAD, refusing, hanging), "hangs": Vendor(DEAD, victim.options, hanging)}
-    with receiver({**{name: vendor.answers for name, vendor in vendors.items()}, DEAD: hanging}) as ways:
-        for turn in range(times):
-            order = [*costs][turn % 3 :] + [*costs][: turn % 3]
-            for way in order:
-                costs[way].append(read(server, rows, vendors, ways, beside[way]))
-    alone, count = costs.pop("none"), rows - WARM_UP
-    section.add("alone: rows", "rows/s", [count / one["wall_s"] for one in alone])
+    costs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {"refuses": [], "hangs": []}
+    beside = {"refuses": Vendor(DEAD, refusing, hanging), "hangs": Vendor(DEAD, victim.options, hanging)}
+    with ExitStack() as stack:
+        ways = [
+            stack.enter_context(receiver({**{name: vendor.answers for name, vendor in side.items()}, **more}))
+            for side, more in zip(sides, ({}, {DEAD: hanging}), strict=True)
+        ]
+        for _ in range(times):
+            for way, victim in beside.items():
+                costs[way].append(by_turns(server, rows, sides, ways, victim))
+    count = rows - WARM_UP
+    alone = [one for passes in costs.values() for one, _ in passes]
+    section.add("alone: rows", "rows/s", [count / one["ran_s"] for one in alone])
     section.add("alone: client CPU", "µs/row", [1e6 * one["cpu_s"] / count for one in alone])
     for way, passes in costs.items():
-        lost = [100 * (1 - base["wall_s"] / one["wall_s"]) for base, one in zip(alone, passes, strict=True)]
-        more = [100 * (one["cpu_s"] / base["cpu_s"] - 1) for base, one in zip(alone, passes, strict=True)]
-        waited = [one["warm_up_s"] - base["warm_up_s"] for base, one in zip(alone, passes, strict=True)]
-        section.add(f"{way}: cost to the others' rate", "%", lost, target="<= 5", quartiles=True)
-        section.add(f"{way}: more client CPU", "%", more, quartiles=True)
-        section.add(f"{way}: longer until its spool is in use", "s", waited,
-                    note=f"then {statistics.median(one['spool_bytes'] for one in passes) / 1e6:.0f} MB are spooled")
+        lost = [100 * (1 - base["ran_s"] / one["ran_s"]) for base, one in passes]
+        more = [100 * (one["cpu_s"] / base["cpu_s"] - 1) for base, one in passes]
+        spooled = statistics.median(one["spool_bytes"] for _, one in passes) / 1e6
+        section.add(f"{way}: cost to the others' rate", "%", lost, target="<= 5", note=f"{spooled:.0f} MB are spooled")
+        section.add(f"{way}: more client CPU", "%", more)
     return section
 
 
-def read(
-    server: workload.Server, rows: int, vendors: Mapping[str, Vendor], ways: Receiver, beside: Vendor | None = None
-) -> dict[str, Any]:
+def by_turns(
+    server: workload.Server,
+    rows: int,
+    sides: Sequence[Mapping[str, Vendor]],
+    ways: Sequence[Receiver],
+    victim: Vendor,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Two runs of ours over the same rows, the second with `victim` as well; at any time one of them is stopped.
+
+    So both meet the machine in the same mood. `ran_s` of each is how long it ran of what is measured.
+    """
+    with ExitStack() as stack:
+        children = []
+        for number, side in enumerate(sides):
+            slot = f"reading_{number}"
+            server.copy_slot("base", slot)
+            stack.callback(server.drop_slot, slot)
+            vendors = {**side, **({DEAD: victim} if number else {})}
+            # Half as often as it does by itself, since it is there for half of the time.
+            path = stack.enter_context(configuration(server, vendors, slot=slot, checkpoint_interval_s=0.5))
+            spec = json.dumps({"live": list(side), "events": rows, "warm_up": WARM_UP})
+            children.append(started("job", str(path), spec))
+        turns = _take_turns(children)
+        first, second = map(result, children)
+    for number, (side, way, done) in enumerate(zip(sides, ways, (first, second), strict=True)):
+        checked(side, way, rows, done)
+        begins = [began for began, _ in turns] + [float("inf")]
+        done["ran_s"] = sum(
+            max(0.0, min(ends, done["end_at"]) - max(began, done["warm_at"]))
+            for (began, who), ends in zip(turns, begins[1:], strict=True)
+            if who in (number, None)
+        )
+    return first, second
+
+
+def _take_turns(children: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, int | None]]:
+    """Let one go on and stop the other, by turns, until one has ended; when each turn began, and whose it was."""
+    turns: list[tuple[float, int | None]] = []
+    goes = 0
+    while all(child.poll() is None for child in children):
+        children[1 - goes].send_signal(signal.SIGSTOP)
+        children[goes].send_signal(signal.SIGCONT)
+        turns.append((time.monotonic(), goes))
+        time.sleep(TURN_S)
+        goes = 1 - goes
+    for child in children:
+        child.send_signal(signal.SIGCONT)
+    # From here on whoever is left has it to himself.
+    turns.append((time.monotonic(), None))
+    return turns
+
+
+def read(server: workload.Server, rows: int, vendors: Mapping[str, Vendor], ways: Receiver) -> dict[str, Any]:
     """One run of ours until the vendors have every event; fails unless each has every one."""
     server.copy_slot("base", "reading")
     try:
-        with configuration(server, {**vendors, **({DEAD: beside} if beside else {})}) as path:
+        with configuration(server, vendors, slot="reading") as path:
             spec = {"live": list(vendors), "events": rows, "warm_up": WARM_UP}
             done = child("job", str(path), json.dumps(spec))
     finally:
         server.drop_slot("reading")
+    checked(vendors, ways, rows, done)
+    return done
+
+
+def checked(vendors: Mapping[str, Vendor], ways: Receiver, rows: int, done: Mapping[str, Any]) -> None:
+    """Fail unless each vendor has every event."""
     for name in vendors:
         received = ways.received(name)
         if received.ids != rows or done["rule_errors"] or done["rejected"]:
             raise RuntimeError(f"{name} got {received.ids} of {rows} events; the run says {done}")
-    return done
 
 
 @contextmanager
-def configuration(server: workload.Server, vendors: Mapping[str, Vendor]) -> Iterator[Path]:
+def configuration(
+    server: workload.Server, vendors: Mapping[str, Vendor], *, slot: str, **delivery: Any
+) -> Iterator[Path]:
     """A configuration file in a directory of its own, where state and spools go too."""
     with tempfile.TemporaryDirectory(prefix="wal_tracker_bench_") as directory:
         path = Path(directory) / "wal_tracker.yaml"
         document = {
-            "source": {"dsn": server.dsn(), "slot": "reading", "publication": workload.PUBLICATION},
+            "source": {"dsn": server.dsn(), "slot": slot, "publication": workload.PUBLICATION},
             "track": yaml.safe_load(workload.TRACK),
             "destinations": {name: {**vendor.options, "filter": "*"} for name, vendor in vendors.items()},
-            "delivery": {"shutdown_timeout_s": 0},
+            "delivery": {"shutdown_timeout_s": 0, **delivery},
             "state": f"sqlite:///{path.parent / 'state.db'}",
         }
         path.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -294,11 +357,22 @@ def configuration(server: workload.Server, vendors: Mapping[str, Vendor]) -> Ite
 
 def child(*arguments: str) -> dict[str, Any]:
     """Run `benchmarks.deliver`."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.deliver", *arguments], capture_output=True)
-    if done.returncode:
-        raise RuntimeError(f"it failed ({done.returncode}): {done.stderr.decode()}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return result(started(*arguments))
+
+
+def started(*arguments: str) -> subprocess.Popen[bytes]:
+    """Begin a run of `benchmarks.deliver`."""
+    command = [sys.executable, "-m", "benchmarks.deliver", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def result(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What it measured."""
+    said, complaint = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"it failed ({process.returncode}): {complaint.decode()}")
+    found: dict[str, Any] = json.loads(said)
+    return found
 
 
 if __name__ == "__main__":

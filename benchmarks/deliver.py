@@ -122,7 +122,7 @@ class Moment:
 
     def __init__(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        self.at, self.cpu_s = time.perf_counter(), usage.ru_utime + usage.ru_stime
+        self.at, self.cpu_s = time.monotonic(), usage.ru_utime + usage.ru_stime
 
 
 def job(path: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def job(path: str, spec: dict[str, Any]) -> dict[str, Any]:
         live = [channels[name] for name in spec["live"]]
 
         def watch() -> None:
-            for count in (0, spec["warm_up"], spec["events"]):
+            for count in (spec["warm_up"], spec["events"]):
                 while min(delivery.delivered for delivery in live) < count:
                     if any(delivery.failure for delivery in channels.values()):
                         break
@@ -150,10 +150,11 @@ def job(path: str, spec: dict[str, Any]) -> dict[str, Any]:
         watcher.start()
         run.pipeline.run()
         watcher.join(10)
-    begin, warm, end = moments
+    warm, end = moments
     stats = run.pipeline.stats
     return {
-        "warm_up_s": warm.at - begin.at,
+        "warm_at": warm.at,
+        "end_at": end.at,
         "wall_s": end.at - warm.at,
         "cpu_s": end.cpu_s - warm.cpu_s,
         "events": stats.events,
