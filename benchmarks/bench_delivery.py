@@ -9,6 +9,7 @@ measured with; every event of it must have been kept. What the fake answered is 
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import os
 import signal
@@ -49,9 +50,9 @@ THREE = ("posthog", "mixpanel", "segment")
 """Their vendors recommend batches of 500 (PostHog's own libraries 100), 1000 (of 2000 at most) and 100."""
 DEAD = "amplitude"
 
-ROWS = workload.Workload("many small transactions", 50_000, 3, 5, seed=1)
+ROWS = workload.Workload("many small transactions", 75_000, 3, 5, seed=1)
 TURN_S = 0.2
-WARM_UP = 50_000
+WARM_UP = 90_000
 """Rows before the measured ones: more than a dead destination's memory holds (8 MB of the wire)."""
 
 
@@ -240,7 +241,7 @@ def dead(server: workload.Server, rows: int, times: int) -> Section:
     victim = verified(DEAD)
     hanging = Answers(victim.answers.port, usual=b"")
     refusing = {**victim.options, "endpoint": f"http://127.0.0.1:{free_port()}"}
-    costs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {"refuses": [], "hangs": []}
+    costs: dict[str, list[tuple[Side, Side]]] = {"refuses": [], "hangs": []}
     beside = {"refuses": Vendor(DEAD, refusing, hanging), "hangs": Vendor(DEAD, victim.options, hanging)}
     with ExitStack() as stack:
         ways = [
@@ -250,17 +251,26 @@ def dead(server: workload.Server, rows: int, times: int) -> Section:
         for _ in range(times):
             for way, victim in beside.items():
                 costs[way].append(by_turns(server, rows, sides, ways, victim))
-    count = rows - WARM_UP
     alone = [one for passes in costs.values() for one, _ in passes]
-    section.add("alone: rows", "rows/s", [count / one["ran_s"] for one in alone])
-    section.add("alone: client CPU", "µs/row", [1e6 * one["cpu_s"] / count for one in alone])
+    section.add("alone: rows", "rows/s", [one.rows_per_s for one in alone])
+    section.add("alone: client CPU", "µs/row", [one.cpu_us for one in alone])
     for way, passes in costs.items():
-        lost = [100 * (1 - base["ran_s"] / one["ran_s"]) for base, one in passes]
-        more = [100 * (one["cpu_s"] / base["cpu_s"] - 1) for base, one in passes]
-        spooled = statistics.median(one["spool_bytes"] for _, one in passes) / 1e6
+        lost = [100 * (1 - one.rows_per_s / base.rows_per_s) for base, one in passes]
+        more = [100 * (one.cpu_us / base.cpu_us - 1) for base, one in passes]
+        spooled = statistics.median(one.spool_bytes for _, one in passes) / 1e6
         section.add(f"{way}: cost to the others' rate", "%", lost, target="<= 5", note=f"{spooled:.0f} MB are spooled")
         section.add(f"{way}: more client CPU", "%", more)
     return section
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two runs that take turns, in its own turns."""
+
+    rows_per_s: float
+    cpu_us: float
+    """A row."""
+    spool_bytes: int
 
 
 def by_turns(
@@ -269,11 +279,12 @@ def by_turns(
     sides: Sequence[Mapping[str, Vendor]],
     ways: Sequence[Receiver],
     victim: Vendor,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Side, Side]:
     """
     Two runs of ours over the same rows, the second with `victim` as well; at any time one of them is stopped.
 
-    So both meet the machine in the same mood. `ran_s` of each is how long it ran of what is measured.
+    So both meet the machine in the same mood. They begin to take turns when both are warm, and what counts ends before
+    the first of them has read everything.
     """
     with ExitStack() as stack:
         children = []
@@ -284,35 +295,41 @@ def by_turns(
             vendors = {**side, **({DEAD: victim} if number else {})}
             # Half as often as it does by itself, since it is there for half of the time.
             path = stack.enter_context(configuration(server, vendors, slot=slot, checkpoint_interval_s=0.5))
-            spec = json.dumps({"live": list(side), "events": rows, "warm_up": WARM_UP})
+            spec = json.dumps({"live": list(side), "events": rows, "warm_up": WARM_UP, "stops": True})
             children.append(started("job", str(path), spec))
         turns = _take_turns(children)
-        first, second = map(result, children)
-    for number, (side, way, done) in enumerate(zip(sides, ways, (first, second), strict=True)):
-        checked(side, way, rows, done)
-        begins = [began for began, _ in turns] + [float("inf")]
-        done["ran_s"] = sum(
-            max(0.0, min(ends, done["end_at"]) - max(began, done["warm_at"]))
-            for (began, who), ends in zip(turns, begins[1:], strict=True)
-            if who in (number, None)
-        )
+        done = [result(child) for child in children]
+    for side, way, one in zip(sides, ways, done, strict=True):
+        checked(side, way, rows, one)
+    # Until then as much is read and not delivered as memory holds; from then on less and less.
+    end = min(next(at for at, *_, read in one["moments"] if read >= 0.99 * rows) for one in done)
+    first, second = (_side(one, turns[number::2], end) for number, one in enumerate(done))
     return first, second
 
 
-def _take_turns(children: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, int | None]]:
-    """Let one go on and stop the other, by turns, until one has ended; when each turn began, and whose it was."""
-    turns: list[tuple[float, int | None]] = []
-    goes = 0
+def _side(done: Mapping[str, Any], turns: Sequence[tuple[float, float]], end: float) -> Side:
+    ran_s = sum(max(0.0, min(ends, end) - begins) for begins, ends in turns)
+    (_, cpu_s, delivered, _), *_ = moments = done["moments"]
+    last = moments[bisect.bisect_right([at for at, *_ in moments], end) - 1]
+    rows = last[2] - delivered
+    return Side(rows / ran_s, 1e6 * (last[1] - cpu_s) / rows, done["spool_bytes"])
+
+
+def _take_turns(children: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float, float]]:
+    """Once both have stopped, let one go on and then the other, until one has ended: from when to when, by turns."""
+    for child in children:
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZ":
+            time.sleep(0.01)
+    turns: list[tuple[float, float]] = []
     while all(child.poll() is None for child in children):
-        children[1 - goes].send_signal(signal.SIGSTOP)
-        children[goes].send_signal(signal.SIGCONT)
-        turns.append((time.monotonic(), goes))
+        goes = children[len(turns) % 2]
+        goes.send_signal(signal.SIGCONT)
+        begins = time.monotonic()
         time.sleep(TURN_S)
-        goes = 1 - goes
+        goes.send_signal(signal.SIGSTOP)
+        turns.append((begins, time.monotonic()))
     for child in children:
         child.send_signal(signal.SIGCONT)
-    # From here on whoever is left has it to himself.
-    turns.append((time.monotonic(), None))
     return turns
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 import threading
@@ -18,7 +19,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -117,19 +118,23 @@ def in_memory(spec: dict[str, Any]) -> dict[str, Any]:
     return {"wall_s": wall_s, "cpu_s": cpu_s, "retries": delivery.retries}
 
 
-class Moment:
-    """One moment of a run."""
+class Moment(NamedTuple):
+    """How far a run was."""
 
-    def __init__(self) -> None:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        self.at, self.cpu_s = time.monotonic(), usage.ru_utime + usage.ru_stime
+    at: float
+    """Monotonic seconds, which every process of a machine counts alike."""
+    cpu_s: float
+    delivered: int
+    read: int
+    """Events made."""
 
 
 def job(path: str, spec: dict[str, Any]) -> dict[str, Any]:
     """
     The whole job, from the slot, until each destination of `live` has `events` events.
 
-    Measured from when each has `warm_up`: by then a dead destination beside them has gone to its spool.
+    Measured from when each has `warm_up`: by then a dead destination beside them has gone to its spool. With `stops`
+    this process stops itself (`SIGSTOP`) at that moment.
     """
     config = load(Path(path), os.environ)
     moments: list[Moment] = []
@@ -137,26 +142,34 @@ def job(path: str, spec: dict[str, Any]) -> dict[str, Any]:
         channels = {channel.config.name: channel.delivery for channel in run.pipeline._channels}
         live = [channels[name] for name in spec["live"]]
 
+        def moment() -> Moment:
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            delivered = min(delivery.delivered for delivery in live)
+            return Moment(time.monotonic(), usage.ru_utime + usage.ru_stime, delivered, run.pipeline.stats.events)
+
+        def goes_on(count: int) -> bool:
+            return moment().delivered < count and not any(delivery.failure for delivery in channels.values())
+
         def watch() -> None:
-            for count in (spec["warm_up"], spec["events"]):
-                while min(delivery.delivered for delivery in live) < count:
-                    if any(delivery.failure for delivery in channels.values()):
-                        break
-                    time.sleep(0.01)
-                moments.append(Moment())
+            while goes_on(spec["warm_up"]):
+                time.sleep(0.01)
+            if spec.get("stops"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            moments.append(moment())
+            while goes_on(spec["events"]):
+                time.sleep(0.02)
+                moments.append(moment())
             run.pipeline.stop()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         run.pipeline.run()
         watcher.join(10)
-    warm, end = moments
     stats = run.pipeline.stats
     return {
-        "warm_at": warm.at,
-        "end_at": end.at,
-        "wall_s": end.at - warm.at,
-        "cpu_s": end.cpu_s - warm.cpu_s,
+        "wall_s": moments[-1].at - moments[0].at,
+        "cpu_s": moments[-1].cpu_s - moments[0].cpu_s,
+        "moments": moments,
         "events": stats.events,
         "rule_errors": stats.rule_errors,
         "stalls": stats.stalls,

@@ -413,7 +413,7 @@ class Delivery:
             self._warn_of_disk(error)
             return False
         # What may be on its way stays here too, so that its outcome is counted off where it stands.
-        self._front = deque(zip(waiting[: self._in_flight], places[1:], strict=False))
+        self._front = deque(zip(waiting[: self._in_flight], places[1 : self._in_flight + 1], strict=True))
         self._read = self._synced = places[0]
         self._loaded = self._front[-1][1] if self._front else self._read
         self._spooling, self._no_disk = True, False

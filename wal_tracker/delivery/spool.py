@@ -22,11 +22,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import overload
 from urllib.parse import quote
 
 import orjson
 
-from wal_tracker.delivery.lanes import lane_of
 from wal_tracker.errors import StateError
 from wal_tracker.failpoints import hit
 from wal_tracker.model import Deliverable, Event, RawChange
@@ -65,6 +65,25 @@ class SpoolDamaged(Exception):
     def __init__(self, where: str, resume: Place) -> None:
         super().__init__(where)
         self.where, self.resume = where, resume
+
+
+class Places(Sequence[Place]):
+    """Places of one segment, each made when it is asked for: of thousands two or three are."""
+
+    def __init__(self, segment: int, offsets: list[int]) -> None:
+        self._segment, self._offsets = segment, offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Place: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Place]: ...
+    def __getitem__(self, index: int | slice) -> Place | list[Place]:
+        if isinstance(index, slice):
+            return [Place(self._segment, offset) for offset in self._offsets[index]]
+        return Place(self._segment, self._offsets[index])
 
 
 class Spool:
@@ -135,7 +154,7 @@ class Spool:
                 (self.path / _OWNER).unlink(missing_ok=True)
                 self.path.rmdir()
 
-    def append(self, events: Sequence[Deliverable]) -> list[Place]:
+    def append(self, events: Sequence[Deliverable]) -> Places:
         """
         Write events behind what is there; durable once `sync` has returned.
 
@@ -149,14 +168,10 @@ class Spool:
             OSError: It could not be written; nothing of it counts.
         """
         handle, at = self._end_to_write_at()
-        segment, offset = at
-        records = [_record(event) for event in events]
-        places = [at]
-        for record in records:
-            offset += len(record)
-            places.append(Place(segment, offset))
+        segment = at.segment
+        data, offsets = _records(events, at.offset)
         try:
-            _write_all(handle, b"".join(records), at.offset)
+            _write_all(handle, data, at.offset)
         except OSError:
             if handle == self._handle:
                 # Half a record is in nobody's way: the next append begins where this one did.
@@ -167,12 +182,12 @@ class Spool:
             raise
         if handle != self._handle:
             self._go_on_in(handle, segment)
-        self.end = places[-1]
-        self.bytes += offset - at.offset
+        self.end = Place(segment, offsets[-1])
+        self.bytes += len(data)
         if segment not in self._unsynced:
             self._unsynced.append(segment)
         hit("spool_written")
-        return places
+        return Places(segment, offsets)
 
     def sync(self) -> Place:
         """
@@ -439,19 +454,29 @@ def _is_sound(handle: int, offset: int, length: int) -> bool:
     return begin + size <= length and zlib.crc32(os.pread(handle, size, begin)) == checksum
 
 
-def _record(event: Deliverable) -> bytes:
-    lane = lane_of(event)
-    kind, before = _EVENT, b""
-    try:
-        text = event.to_json()
-    except orjson.JSONEncodeError as error:
-        # It becomes a dead letter in its turn, as it would have without a spool, and for the same reason.
-        kind, text = _UNWRITABLE, str(error).encode()
-    if kind == _UNWRITABLE or isinstance(event, RawChange):
-        kind = kind or _RAW
-        before = orjson.dumps([event.id, event.name, event.timestamp, event.source])
-    body = _HEAD.pack(kind, -1 if lane is None else lane, len(before)) + before + text
-    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+def _records(events: Sequence[Deliverable], offset: int) -> tuple[bytes, list[int]]:
+    """Records, one behind the other, and the offset of the first and of what is behind each."""
+    # While a destination is down this is done for every event: no function but those in C is called for most of them.
+    pack_frame, pack_head, crc32 = _FRAME.pack, _HEAD.pack, zlib.crc32
+    parts: list[bytes] = []
+    offsets = [offset]
+    for event in events:
+        lane = getattr(event, "lane", None)
+        kind, before = _EVENT, b""
+        try:
+            text = event.to_json()
+        except orjson.JSONEncodeError as error:
+            # It becomes a dead letter in its turn, as it would have without a spool, and for the same reason.
+            kind, text = _UNWRITABLE, str(error).encode()
+        if kind or type(event) is RawChange:
+            kind = kind or _RAW
+            before = orjson.dumps([event.id, event.name, event.timestamp, event.source])
+        head = pack_head(kind, -1 if lane is None else lane, len(before)) + before
+        size = len(head) + len(text)
+        parts += (pack_frame(size, crc32(text, crc32(head))), head, text)
+        offset += _FRAME.size + size
+        offsets.append(offset)
+    return b"".join(parts), offsets
 
 
 class _Unwritable(Event):
