@@ -249,8 +249,8 @@ def dead(server: workload.Server, rows: int, times: int) -> Section:
             for side, more in zip(sides, ({}, {DEAD: hanging}), strict=True)
         ]
         for _ in range(times):
-            for way, victim in beside.items():
-                costs[way].append(by_turns(server, rows, sides, ways, victim))
+            for way, vendor in beside.items():
+                costs[way].append(by_turns(server, rows, sides, ways, vendor))
     alone = [one for passes in costs.values() for one, _ in passes]
     section.add("alone: rows", "rows/s", [one.rows_per_s for one in alone])
     section.add("alone: client CPU", "µs/row", [one.cpu_us for one in alone])
@@ -321,15 +321,17 @@ def _take_turns(children: Sequence[subprocess.Popen[bytes]]) -> list[tuple[float
         while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZ":
             time.sleep(0.01)
     turns: list[tuple[float, float]] = []
-    while all(child.poll() is None for child in children):
-        goes = children[len(turns) % 2]
-        goes.send_signal(signal.SIGCONT)
-        begins = time.monotonic()
-        time.sleep(TURN_S)
-        goes.send_signal(signal.SIGSTOP)
-        turns.append((begins, time.monotonic()))
-    for child in children:
-        child.send_signal(signal.SIGCONT)
+    try:
+        while all(child.poll() is None for child in children):
+            goes = children[len(turns) % 2]
+            goes.send_signal(signal.SIGCONT)
+            begins = time.monotonic()
+            time.sleep(TURN_S)
+            goes.send_signal(signal.SIGSTOP)
+            turns.append((begins, time.monotonic()))
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGCONT)
     return turns
 
 

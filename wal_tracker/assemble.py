@@ -225,6 +225,7 @@ class Sinks:
             outlast_refusals: Go on without a destination that refuses us, where there are others.
         """
         cursors = state.cursors()
+        outlasts = outlast_refusals and len(self.names) > 1
         channels = []
         for entry, destination in (*self.events, *self.raw):
             cursor, raw = cursors.get(entry.name), entry.name.startswith(RAW)
@@ -239,8 +240,8 @@ class Sinks:
                     first,
                     replace(
                         delivery_settings(entry),
-                        outlasts_refusal=outlast_refusals and len(self.names) > 1,
-                        outlasts_opening=outlast_refusals and len(self.names) > 1 and cursor is not None,
+                        outlasts_refusal=outlasts,
+                        outlasts_opening=outlasts and cursor is not None,
                     ),
                     state,
                     siblings=siblings,

@@ -277,8 +277,8 @@ class File:
 
         Where the kernel tells an open file's name (proc(5)), its status is not asked for each time: that includes its
         times, and who has asked for them makes Linux write the next ones more finely, for every file there is. On a
-        disk shared with a PostgreSQL server each of its commits then wrote the times of its WAL file as well, and took
-        5 to 10 % longer. See: https://docs.kernel.org/filesystems/multigrain-ts.html
+        machine shared with a PostgreSQL server each of its commits then wrote the times of its WAL file as well, and
+        took 5 to 10 % longer. See: https://docs.kernel.org/filesystems/multigrain-ts.html
         """
         try:
             name = os.readlink(f"/proc/self/fd/{self._fd}")

@@ -45,16 +45,21 @@ def seen_once(database: Database, job: Job) -> None:
     (job.directory / "apart").rename(job.directory / "taken")
 
 
+def spooled(database: Database, job: Job) -> None:
+    """`run` goes on without the second, whose events are in its spool: rows 3 to 19."""
+    seen_once(database, job)
+    job.start()
+    wait_until(lambda: CANNOT in job.log_text())
+    insert(database, range(3, 20))
+    job.wait_for_lines(19)
+    wait_until(lambda: list(job.directory.glob("*.spool/apart/*.spool")))
+
+
 def test_it_stops_nobody_else_and_opens_when_it_can(database: Database) -> None:
     """Through a kill -9 as well: what the others have is in its spool, and comes to it once, in order."""
     database.sql(items.SCHEMA)
     with Job(config(database)) as job:
-        seen_once(database, job)
-        job.start()
-        wait_until(lambda: CANNOT in job.log_text())
-        insert(database, range(3, 20))
-        job.wait_for_lines(19)
-        wait_until(lambda: list(job.directory.glob("*.spool/apart/*.spool")))
+        spooled(database, job)
         job.kill9()
         job.start()
         insert(database, range(20, 30))
@@ -72,12 +77,7 @@ def test_a_file_that_is_lost_for_good_begins_anew_and_doubles_nothing(database: 
     """Killed as soon as it has the first event: its new mark was stored before that."""
     database.sql(items.SCHEMA)
     with Job(config(database)) as job:
-        seen_once(database, job)
-        job.start()
-        wait_until(lambda: CANNOT in job.log_text())
-        insert(database, range(3, 20))
-        job.wait_for_lines(19)
-        wait_until(lambda: list(job.directory.glob("*.spool/apart/*.spool")))
+        spooled(database, job)
         # All of it is stored now: the first to deliver anything is the one that is opened late.
         assert job.stop() == 0, job.log_text()
         job.start(failpoints="after_destination_before_state=kill@1")

@@ -135,7 +135,7 @@ def test_a_letter_goes_behind_what_is_spooled_already(state: StateStore, tmp_pat
     made = channel(state, memory, spool=Spool(tmp_path, "memory", max_bytes=1 << 20))
     made.start = LSN(500)
 
-    counts = deliver_letters(state, RULES, READER, [made], DeliveryConfig(shutdown_timeout_s=0.5))
+    counts = deliver_letters(state, RULES, READER, [made], DeliveryConfig(shutdown_timeout_s=10.0))
 
     assert counts == (1, 0)
     assert state.cursors()["memory"].spool is not None

@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 import orjson
 
+from wal_tracker.delivery.lanes import lane_of
 from wal_tracker.errors import StateError
 from wal_tracker.failpoints import hit
 from wal_tracker.model import Deliverable, Event, RawChange
@@ -456,12 +457,12 @@ def _is_sound(handle: int, offset: int, length: int) -> bool:
 
 def _records(events: Sequence[Deliverable], offset: int) -> tuple[bytes, list[int]]:
     """Records, one behind the other, and the offset of the first and of what is behind each."""
-    # While a destination is down this is done for every event: no function but those in C is called for most of them.
+    # While a destination is down this is done for every event, so in one pass, and its bytes are copied once.
     pack_frame, pack_head, crc32 = _FRAME.pack, _HEAD.pack, zlib.crc32
     parts: list[bytes] = []
     offsets = [offset]
     for event in events:
-        lane = getattr(event, "lane", None)
+        lane = lane_of(event)
         kind, before = _EVENT, b""
         try:
             text = event.to_json()
